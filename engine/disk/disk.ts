@@ -1,0 +1,68 @@
+/**
+ * What the engine knows of a disk. `FileDisk` is the real one; a simulated one stands in for it in tests.
+ *
+ * The `try` calls are the hot path: they never wait for a device. They return false when they would have to
+ * (content not in the page cache, …), having done nothing; the caller then takes the promise of the same name.
+ * All ranges lie inside `[0, sizeBytes)`; anything else is a bug of the caller. Errors are `EngineError`s of code
+ * `disk` with the errno name.
+ */
+
+/** A run of bytes of one kind. `hole`: nothing is allocated there; `zero`: it reads as zeroes. */
+export interface DiskExtent {
+  readonly lengthBytes: number;
+  readonly hole: boolean;
+  readonly zero: boolean;
+}
+
+export interface Disk {
+  readonly sizeBytes: number;
+  /** Smallest request that the disk takes in place, in bytes: 1 for files, the logical block size for devices. */
+  readonly blockBytes: number;
+
+  /** Reads now if nothing has to be waited for. Fills `target` from `targetStart`. */
+  tryRead(target: Buffer, targetStart: number, lengthBytes: number, offsetBytes: number): boolean;
+  read(target: Buffer, targetStart: number, lengthBytes: number, offsetBytes: number): Promise<void>;
+
+  /** Writes into the page cache now. False when that would wait for the device (part of a page that is not cached). */
+  tryWrite(source: Buffer, sourceStart: number, lengthBytes: number, offsetBytes: number): boolean;
+  write(source: Buffer, sourceStart: number, lengthBytes: number, offsetBytes: number): Promise<void>;
+
+  /** Makes everything written before the call durable (`fdatasync`). */
+  sync(): Promise<void>;
+
+  /** Makes the range read as zeroes and gives its space back where the disk can; else writes zeroes. */
+  punch(offsetBytes: number, lengthBytes: number): Promise<void>;
+
+  /**
+   * Makes the range read as zeroes and keeps its space allocated. With `fast`, rejects with errno `ENOTSUP`, having
+   * changed nothing, where that would mean writing zeroes.
+   */
+  zero(offsetBytes: number, lengthBytes: number, fast: boolean): Promise<void>;
+  /** As `punch`, but with the promise of `zero`'s `fast`. */
+  punchFast(offsetBytes: number, lengthBytes: number): Promise<void>;
+
+  /** Asks the disk to have the range in its cache soon. Advisory. */
+  prefetch(offsetBytes: number, lengthBytes: number): Promise<void>;
+
+  /**
+   * Extents of the range from its start, adjacent ones of a kind merged, at most `maxExtents` (at least 1); they may end before the
+   * range does. Where the disk cannot tell, one extent of data.
+   */
+  extents(offsetBytes: number, lengthBytes: number, maxExtents: number): Promise<DiskExtent[]>;
+
+  /** Waits for what is under way and closes. Further calls reject. */
+  close(): Promise<void>;
+}
+
+/** A folder of disks, by relative name (`volumes/data.img`). The engine creates, opens and removes through it. */
+export interface DiskFolder {
+  /** Creates a sparse disk of that size; durable, with its folder entry, when the promise resolves. `exists` when there. */
+  create(name: string, sizeBytes: number): Promise<Disk>;
+  /** Opens a disk; `not-found` when it is not there. */
+  open(name: string): Promise<Disk>;
+  /** Opens a file or block device anywhere, named by the user at `create`; `not-found`, `invalid` (a folder), `in-use`. */
+  openOutside(path: string): Promise<Disk>;
+  exists(name: string): Promise<boolean>;
+  /** Removes it, durably. No error when it is not there. */
+  remove(name: string): Promise<void>;
+}
