@@ -1,3 +1,5 @@
+import type { EngineError } from '../errors.ts';
+
 /**
  * What the engine knows of a disk. `FileDisk` is the real one; a simulated one stands in for it in tests.
  *
@@ -16,7 +18,11 @@ export interface DiskExtent {
 
 export interface Disk {
   readonly sizeBytes: number;
-  /** Smallest request that the disk takes in place, in bytes: 1 for files, the logical block size for devices. */
+  /** Whether it is a block device, which cannot be grown or removed. */
+  readonly device: boolean;
+  /** Why no more syncs are tried (rule L6), once one has failed. */
+  readonly failure: EngineError | undefined;
+  /** Granularity at which space is given back, in bytes: a page for files, at least the logical block for devices. */
   readonly blockBytes: number;
 
   /** Reads now if nothing has to be waited for. Fills `target` from `targetStart`. */
@@ -27,7 +33,10 @@ export interface Disk {
   tryWrite(source: Buffer, sourceStart: number, lengthBytes: number, offsetBytes: number): boolean;
   write(source: Buffer, sourceStart: number, lengthBytes: number, offsetBytes: number): Promise<void>;
 
-  /** Makes everything written before the call durable (`fdatasync`). */
+  /**
+   * Makes everything written before the call durable (`fdatasync`); calls that wait at the same time share one. Once it
+   * has failed it always fails (rule L6): the kernel drops what it could not write, and a second try would lie.
+   */
   sync(): Promise<void>;
 
   /** Makes the range read as zeroes and gives its space back where the disk can; else writes zeroes. */
@@ -50,19 +59,28 @@ export interface Disk {
    */
   extents(offsetBytes: number, lengthBytes: number, maxExtents: number): Promise<DiskExtent[]>;
 
-  /** Waits for what is under way and closes. Further calls reject. */
+  /** Waits for what is under way and closes; syncs nothing. Calls after it are bugs, but a second `close`. */
   close(): Promise<void>;
 }
 
 /** A folder of disks, by relative name (`volumes/data.img`). The engine creates, opens and removes through it. */
 export interface DiskFolder {
-  /** Creates a sparse disk of that size; durable, with its folder entry, when the promise resolves. `exists` when there. */
+  /**
+   * Creates a sparse disk of that size; durable, with its folder entry, when the promise resolves. `exists` when it is there;
+   * on any other error nothing is left behind.
+   */
   create(name: string, sizeBytes: number): Promise<Disk>;
-  /** Opens a disk; `not-found` when it is not there. */
+  /** Opens a disk; `not-found` when it is not there, `in-use` when it is open already, here or in another process. */
   open(name: string): Promise<Disk>;
-  /** Opens a file or block device anywhere, named by the user at `create`; `not-found`, `invalid` (a folder), `in-use`. */
-  openOutside(path: string): Promise<Disk>;
-  exists(name: string): Promise<boolean>;
+  /** Names of all disks in it, at any depth, sorted. */
+  list(): Promise<string[]>;
   /** Removes it, durably. No error when it is not there. */
   remove(name: string): Promise<void>;
+
+  /** Creates a sparse file anywhere, by absolute path, as `create` does. Its folder must exist. */
+  createOutside(path: string, sizeBytes: number): Promise<Disk>;
+  /** Opens a file or block device anywhere, by absolute path; `not-found`, `invalid` (neither of the two), `in-use`. */
+  openOutside(path: string): Promise<Disk>;
+  /** Removes a file made by `createOutside`, durably. */
+  removeOutside(path: string): Promise<void>;
 }

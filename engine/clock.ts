@@ -1,0 +1,25 @@
+/**
+ * Time, as the engine sees it: an interface, so that a simulator can stand in for it. Nothing in engine/ reads a clock or
+ * sets a timer in any other way.
+ */
+export interface Clock {
+  /** Milliseconds since the epoch. */
+  nowMs(): number;
+  /** Runs `run` once, not before `delayMs` have passed, unless cancelled first. */
+  after(delayMs: number, run: () => void): Timer;
+}
+
+export interface Timer {
+  /** No effect once it has run. */
+  cancel(): void;
+}
+
+/** The machine's clock. Its timers do not keep the process alive: what must be finished is finished by `close`. */
+export const systemClock: Clock = {
+  nowMs: () => Date.now(),
+  after(delayMs, run) {
+    const timer = setTimeout(run, delayMs);
+    timer.unref();
+    return { cancel: () => clearTimeout(timer) };
+  },
+};
