@@ -169,6 +169,10 @@ async function startProcess(options: ServedNodeOptions, stateFolder: string): Pr
     [mainPath(), 'serve', '--state', stateFolder, ...(options.serveArguments ?? [])],
     { stdio: ['ignore', 'pipe', 'pipe'], env: { ...process.env, ...options.environment } },
   );
+  // A test or demo that dies on the way must not leave its node behind.
+  const endWithUs = (): boolean => child.kill('SIGKILL');
+  process.once('exit', endWithUs);
+  child.once('exit', () => process.off('exit', endWithUs));
   const log = new LogTail();
   child.stderr.setEncoding('utf8').on('data', (chunk: string) => log.add(chunk));
   const hang = setTimeout(() => child.kill('SIGKILL'), HANG_MS);
