@@ -4,7 +4,6 @@
  * An export says which contexts it has, by full name. The rules here hold for every namespace alike: a query that ends in a colon
  * lists all that begin with it (`base:`, `qemu:dirty-bitmap:`), any other query names one context. So a new namespace needs nothing here.
  */
-import { assert } from './assert.ts';
 import { type Decoded, encodeSizedString, FieldReader, malformed } from './options.ts';
 
 export interface MetaContextRequest {
@@ -54,9 +53,4 @@ export function listContexts(available: readonly string[], queries: readonly str
 export function selectContexts(available: readonly string[], queries: readonly string[]): string[] {
   const exact = new Set(queries);
   return available.filter((context) => exact.has(context));
-}
-
-/** "A namespace, followed by a colon, followed by a leaf-name." For names of our own: a wrong one is our bug. */
-export function assertContextName(name: string): void {
-  assert(/^[^\s:\p{Cc}]+:[^\0]+$/u.test(name), `${JSON.stringify(name)} is no name of a metadata context`);
 }

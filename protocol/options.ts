@@ -52,9 +52,7 @@ export class FieldReader {
     if (lengthBytes > this.remainingBytes) return malformed(`the ${what} is longer than the data`);
     const text = decodeString(this.#bytes.subarray(this.#position, this.#position + lengthBytes));
     this.#position += lengthBytes;
-    return text === undefined
-      ? malformed(`the ${what} is not UTF-8 without NUL`)
-      : { ok: true, value: text };
+    return text === undefined ? malformed(`the ${what} is not UTF-8 without NUL`) : { ok: true, value: text };
   }
 }
 
