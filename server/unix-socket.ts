@@ -37,8 +37,8 @@ export async function clearStaleSocket(path: string): Promise<void> {
   });
 }
 
-/** Listens with rights for the owner only, from the first moment. */
-export async function listenPrivately(server: Server, path: string): Promise<void> {
+/** Listens with rights for the owner only, from the first moment. `backlog`: connections that may wait to be accepted. */
+export async function listenPrivately(server: Server, path: string, backlog = 511): Promise<void> {
   await clearStaleSocket(path);
   await new Promise<void>((resolve, reject) => {
     const failed = (error: unknown): void => reject(socketError(path, error));
@@ -46,7 +46,7 @@ export async function listenPrivately(server: Server, path: string): Promise<voi
     // `listen` binds before it returns; the socket gets its mode from the umask then, so that there is no moment between.
     const previous = process.umask(0o177);
     try {
-      server.listen({ path }, () => {
+      server.listen({ path, backlog }, () => {
         server.removeListener('error', failed);
         resolve();
       });

@@ -1,0 +1,200 @@
+/**
+ * The settings of `tidemark serve`: flags, then a TOML file, then defaults; the first that says something counts.
+ * The file is described in docs/configuration.md.
+ */
+import { readFile } from 'node:fs/promises';
+import { isAbsolute } from 'node:path';
+import { parse, TomlError } from 'smol-toml';
+import { type Static, Type } from 'typebox';
+import { Value } from 'typebox/value';
+import { EngineError, errnoOf } from '../engine/errors.ts';
+import { MAX_PAYLOAD_BYTES } from '../protocol/limits.ts';
+import { formatNbdUri, type NbdUri, NbdUriError, parseNbdUri } from '../protocol/uri.ts';
+import { DEFAULT_LIMITS, LARGE_REQUEST_BYTES, type ServerLimits } from './limits.ts';
+import { LOG_LEVELS, type LogLevel } from './logger.ts';
+import { parseSize } from './sizes.ts';
+import { defaultStateFolder, statePaths } from './state-folder.ts';
+import { checkSocketPath } from './unix-socket.ts';
+
+/** Listeners of one node: a bound on what a configuration can ask for. */
+const MAX_LISTENERS = 16;
+
+export interface Settings {
+  readonly stateFolder: string;
+  readonly listen: readonly NbdUri[];
+  readonly controlPath: string;
+  /** The URI at which other nodes reach this one; kept and shown, not interpreted. */
+  readonly advertise: string | undefined;
+  readonly logLevel: LogLevel;
+  readonly limits: ServerLimits;
+}
+
+/** What was given on the command line. */
+export interface SettingFlags {
+  readonly state?: string | undefined;
+  readonly listen?: readonly string[] | undefined;
+  readonly control?: string | undefined;
+  readonly advertise?: string | undefined;
+  readonly logLevel?: LogLevel | undefined;
+}
+
+const Bytes = Type.Union([Type.Integer({ minimum: 0 }), Type.String()]);
+const Milliseconds = Type.Integer({ minimum: 1, maximum: 86_400_000 });
+
+const LimitsTable = Type.Object(
+  {
+    'max-connections': Type.Optional(Type.Integer({ minimum: 1, maximum: 65_536 })),
+    'handshake-timeout-ms': Type.Optional(Milliseconds),
+    'max-requests-in-flight': Type.Optional(Type.Integer({ minimum: 1, maximum: 65_536 })),
+    'private-bytes-per-connection': Type.Optional(Bytes),
+    'shared-bytes': Type.Optional(Bytes),
+    'stall-timeout-ms': Type.Optional(Milliseconds),
+    'shutdown-grace-ms': Type.Optional(Milliseconds),
+  },
+  { additionalProperties: false },
+);
+
+const ConfigFile = Type.Object(
+  {
+    listen: Type.Optional(Type.Array(Type.String(), { minItems: 1, maxItems: MAX_LISTENERS })),
+    control: Type.Optional(Type.String({ minLength: 1 })),
+    advertise: Type.Optional(Type.String({ minLength: 1 })),
+    'log-level': Type.Optional(Type.Union(LOG_LEVELS.map((level) => Type.Literal(level)))),
+    limits: Type.Optional(LimitsTable),
+  },
+  { additionalProperties: false },
+);
+type ConfigFile = Static<typeof ConfigFile>;
+
+/** Puts flags, file and defaults together. Throws `invalid`, `not-found` or `disk`, in one line that names the file and the setting. */
+export async function loadSettings(flags: SettingFlags, configPath: string | undefined): Promise<Settings> {
+  const file = configPath === undefined ? {} : await readConfigFile(configPath);
+  const paths = statePaths(flags.state ?? defaultStateFolder());
+  const listen = flags.listen ?? file.listen ?? [];
+  if (listen.length > MAX_LISTENERS) {
+    throw new EngineError('invalid', `${listen.length} listeners asked for, ${MAX_LISTENERS} are the most`);
+  }
+  const controlPath = flags.control ?? file.control ?? paths.controlSocket;
+  if (!isAbsolute(controlPath)) {
+    throw new EngineError('invalid', `the control socket ${controlPath} is not an absolute path`);
+  }
+  checkSocketPath(controlPath);
+  const advertise = flags.advertise ?? file.advertise;
+  return {
+    stateFolder: paths.folder,
+    listen: listen.length > 0 ? listen.map(parseListenUri) : [unixUri(paths.nbdSocket)],
+    controlPath,
+    advertise: advertise === undefined ? undefined : formatNbdUri(parseUri(advertise)),
+    logLevel: flags.logLevel ?? (file['log-level'] as LogLevel | undefined) ?? 'info',
+    limits: limitsOf(file.limits ?? {}, configPath ?? ''),
+  };
+}
+
+function unixUri(path: string): NbdUri {
+  checkSocketPath(path);
+  return { scheme: 'nbd+unix', tls: false, address: { kind: 'unix', path }, exportName: '' };
+}
+
+/** A URI to listen at: plain NBD, on an absolute unix socket path or a TCP address, without an export. Throws `invalid`. */
+export function parseListenUri(text: string): NbdUri {
+  const uri = parseUri(text);
+  if (uri.tls)
+    throw new EngineError(
+      'unsupported',
+      `${text}: listening with TLS is not supported; use nbd: or nbd+unix:`,
+    );
+  if (uri.exportName !== '') {
+    throw new EngineError(
+      'invalid',
+      `${text} names an export: a listener serves all of them, leave '${uri.exportName}' out`,
+    );
+  }
+  if (uri.address.kind === 'unix') {
+    if (!isAbsolute(uri.address.path))
+      throw new EngineError('invalid', `${text}: the socket is not an absolute path`);
+    checkSocketPath(uri.address.path);
+  }
+  return uri;
+}
+
+/** Any NBD URI. Throws `invalid`. */
+export function parseUri(text: string): NbdUri {
+  try {
+    return parseNbdUri(text);
+  } catch (error) {
+    if (error instanceof NbdUriError) throw new EngineError('invalid', error.message, { cause: error });
+    throw error;
+  }
+}
+
+async function readConfigFile(path: string): Promise<ConfigFile> {
+  let text: string;
+  try {
+    text = await readFile(path, 'utf8');
+  } catch (error) {
+    const errno = errnoOf(error);
+    if (errno === 'ENOENT') throw new EngineError('not-found', `there is no configuration file ${path}`);
+    throw new EngineError('disk', `cannot read the configuration file ${path}: ${errno ?? String(error)}`);
+  }
+  let value: unknown;
+  try {
+    value = parse(text);
+  } catch (error) {
+    if (!(error instanceof TomlError)) throw error;
+    const reason = error.message.split('\n')[0]?.replace('Invalid TOML document: ', '') ?? '';
+    throw new EngineError('invalid', `${path}:${error.line}:${error.column}: ${reason}`);
+  }
+  const [first] = Value.Errors(ConfigFile, value);
+  if (first === undefined) return value as ConfigFile;
+  const setting = first.instancePath.slice(1).replaceAll('/', '.');
+  throw new EngineError(
+    'invalid',
+    isUnknown(ConfigFile, setting)
+      ? `${path}: unknown setting '${setting}'`
+      : `${path}: setting '${setting}' ${first.message}`,
+  );
+}
+
+function isUnknown(schema: typeof ConfigFile, setting: string): boolean {
+  const [head = '', tail] = setting.split('.');
+  if (!(head in schema.properties)) return true;
+  return head === 'limits' && tail !== undefined && !(tail in LimitsTable.properties);
+}
+
+/** Smallest bound of each limit in bytes: below it one request could never be served. */
+const LEAST_BYTES = { privateBytesPerConnection: LARGE_REQUEST_BYTES, sharedBytes: MAX_PAYLOAD_BYTES };
+
+function limitsOf(table: Static<typeof LimitsTable>, path: string): ServerLimits {
+  const bytes = (
+    key: 'private-bytes-per-connection' | 'shared-bytes',
+    field: keyof typeof LEAST_BYTES,
+  ): number => {
+    const value = table[key];
+    if (value === undefined) return DEFAULT_LIMITS[field];
+    const size = typeof value === 'number' ? value : sizeSetting(path, key, value);
+    const least = LEAST_BYTES[field];
+    if (size < least)
+      throw new EngineError(
+        'invalid',
+        `${path}: setting 'limits.${key}' is below ${least} bytes, the least that works`,
+      );
+    return size;
+  };
+  return {
+    maxConnections: table['max-connections'] ?? DEFAULT_LIMITS.maxConnections,
+    handshakeTimeoutMs: table['handshake-timeout-ms'] ?? DEFAULT_LIMITS.handshakeTimeoutMs,
+    maxRequestsInFlight: table['max-requests-in-flight'] ?? DEFAULT_LIMITS.maxRequestsInFlight,
+    privateBytesPerConnection: bytes('private-bytes-per-connection', 'privateBytesPerConnection'),
+    sharedBytes: bytes('shared-bytes', 'sharedBytes'),
+    stallTimeoutMs: table['stall-timeout-ms'] ?? DEFAULT_LIMITS.stallTimeoutMs,
+    shutdownGraceMs: table['shutdown-grace-ms'] ?? DEFAULT_LIMITS.shutdownGraceMs,
+  };
+}
+
+function sizeSetting(path: string, key: string, value: string): number {
+  try {
+    return parseSize(value);
+  } catch (error) {
+    throw new EngineError('invalid', `${path}: setting 'limits.${key}': ${(error as Error).message}`);
+  }
+}

@@ -1,0 +1,218 @@
+/** The control API: routes over a `NodeControl`. Described by OpenAPI at `/openapi.json` and in docs/control-api.md. */
+import { randomBytes } from 'node:crypto';
+import type { IncomingMessage, ServerResponse } from 'node:http';
+import swagger from '@fastify/swagger';
+import type { TypeBoxTypeProvider } from '@fastify/type-provider-typebox';
+import type { FastifyBaseLogger } from 'fastify';
+import Fastify, { type FastifyInstance, type RawServerDefault } from 'fastify';
+import { Type } from 'typebox';
+import { EngineError } from '../../engine/errors.ts';
+import type { Logger } from '../logger.ts';
+import { streamEvents, streamStart } from './event-stream.ts';
+import type { NodeControl } from './node-control.ts';
+import { refusalOf } from './refusal.ts';
+import {
+  AttachRequest,
+  DetachQuery,
+  DevicePath,
+  DeviceView,
+  ErrorBody,
+  EventList,
+  EventQuery,
+  GroupPath,
+  GroupRequest,
+  GroupStatus,
+  NodeStatus,
+} from './schemas.ts';
+
+/** Bytes of a request's body: a group of 256 volumes with the longest paths is 1.1 MB. */
+const MAX_BODY_BYTES = 2 * 1024 * 1024;
+/** Time to receive a request whole. */
+const REQUEST_TIMEOUT_MS = 30_000;
+/** Event streams at a time. */
+const MAX_EVENT_STREAMS = 64;
+
+type Api = FastifyInstance<
+  RawServerDefault,
+  IncomingMessage,
+  ServerResponse,
+  FastifyBaseLogger,
+  TypeBoxTypeProvider
+>;
+
+const ERRORS = { '4xx': ErrorBody, '5xx': ErrorBody };
+const NOTHING = Type.Null({ description: 'done' });
+
+/** Builds the API; the caller makes it ready and lets its `server` listen. */
+export async function buildApi(node: NodeControl, logger: Logger, version: string): Promise<Api> {
+  const api: Api = Fastify({
+    logger: false,
+    bodyLimit: MAX_BODY_BYTES,
+    requestTimeout: REQUEST_TIMEOUT_MS,
+    forceCloseConnections: true,
+    // Bad input is refused, not mended: nothing is dropped from it, and "10" is not 10.
+    ajv: { customOptions: { removeAdditional: false, coerceTypes: false, useDefaults: false } },
+  }).withTypeProvider<TypeBoxTypeProvider>();
+  await api.register(swagger, {
+    openapi: {
+      openapi: '3.1.0',
+      info: {
+        title: 'Tidemark control API',
+        version,
+        description: 'HTTP with JSON over the control socket of a node.',
+      },
+    },
+  });
+  api.setErrorHandler((error, request, reply) => {
+    const refusal = refusalOf(error);
+    if (refusal.bug)
+      logger.error({ err: error, method: request.method, url: request.url }, 'control request failed');
+    return reply.code(refusal.status).send(refusal.body);
+  });
+  api.setNotFoundHandler((request, reply) =>
+    reply
+      .code(404)
+      .send({ code: 'not-found', message: `there is no ${request.method} ${request.url} in this API` }),
+  );
+  addGroupRoutes(api, node);
+  addDeviceRoutes(api, node);
+  addObservationRoutes(api, node);
+  return api;
+}
+
+function addGroupRoutes(api: Api, node: NodeControl): void {
+  api.get(
+    '/v1/groups',
+    {
+      schema: {
+        summary: 'All groups',
+        response: { 200: Type.Object({ groups: Type.Array(GroupStatus) }), ...ERRORS },
+      },
+    },
+    async () => ({ groups: node.status().groups }),
+  );
+  api.post(
+    '/v1/groups',
+    {
+      schema: {
+        summary: 'Create a group and export its volumes',
+        body: GroupRequest,
+        response: { 201: GroupStatus, ...ERRORS },
+      },
+    },
+    async (request, reply) => reply.code(201).send(await node.createGroup(request.body)),
+  );
+  api.get(
+    '/v1/groups/:group',
+    { schema: { summary: 'One group', params: GroupPath, response: { 200: GroupStatus, ...ERRORS } } },
+    async (request) => node.groupStatus(request.params.group),
+  );
+  api.delete(
+    '/v1/groups/:group',
+    {
+      schema: {
+        summary: 'Delete a group that nobody uses',
+        params: GroupPath,
+        response: { 204: NOTHING, ...ERRORS },
+      },
+    },
+    async (request, reply) => {
+      await node.deleteGroup(request.params.group);
+      return reply.code(204).send(null);
+    },
+  );
+}
+
+function addDeviceRoutes(api: Api, node: NodeControl): void {
+  api.get(
+    '/v1/devices',
+    {
+      schema: {
+        summary: 'Attached kernel devices',
+        response: { 200: Type.Object({ devices: Type.Array(DeviceView) }), ...ERRORS },
+      },
+    },
+    async () => ({ devices: node.devices() }),
+  );
+  api.post(
+    '/v1/devices',
+    {
+      schema: {
+        summary: 'Attach a volume to a kernel device',
+        body: AttachRequest,
+        response: { 201: DeviceView, ...ERRORS },
+      },
+    },
+    async (request, reply) => reply.code(201).send(await node.attach(request.body)),
+  );
+  api.delete(
+    '/v1/devices/:name',
+    {
+      schema: {
+        summary: 'Detach a device',
+        params: DevicePath,
+        querystring: DetachQuery,
+        response: { 204: NOTHING, ...ERRORS },
+      },
+    },
+    async (request, reply) => {
+      await node.detach(`/dev/${request.params.name}`, request.query.force === 'true');
+      return reply.code(204).send(null);
+    },
+  );
+}
+
+function addObservationRoutes(api: Api, node: NodeControl): void {
+  const run = randomBytes(4).toString('hex');
+  let streams = 0;
+  api.get(
+    '/v1/status',
+    { schema: { summary: 'The node and all that it has', response: { 200: NodeStatus, ...ERRORS } } },
+    async () => node.status(),
+  );
+  api.get(
+    '/v1/events',
+    {
+      schema: {
+        summary: 'Events after `since`; a stream of them for Accept: text/event-stream',
+        querystring: EventQuery,
+        response: { 200: EventList, ...ERRORS },
+      },
+    },
+    async (request, reply) => {
+      const { since } = request.query;
+      if (!request.headers.accept?.includes('text/event-stream')) {
+        return { events: node.events.since(Number(since ?? 0)), lastId: node.events.lastId };
+      }
+      if (streams >= MAX_EVENT_STREAMS) {
+        throw new EngineError(
+          'unavailable',
+          `${MAX_EVENT_STREAMS} event streams are open, which is the most: close one`,
+        );
+      }
+      streams += 1;
+      const lastEventId = request.headers['last-event-id'];
+      const start = streamStart(
+        node.events,
+        run,
+        typeof lastEventId === 'string' ? lastEventId : undefined,
+        since,
+      );
+      reply.hijack();
+      reply.raw.on('close', () => {
+        streams -= 1;
+      });
+      streamEvents(node.events, run, start, reply.raw);
+      return reply;
+    },
+  );
+  api.get(
+    '/metrics',
+    { schema: { summary: 'Metrics for Prometheus', produces: ['text/plain'] } },
+    async (_request, reply) => {
+      const { contentType, text } = await node.metrics();
+      return reply.type(contentType).send(text);
+    },
+  );
+  api.get('/openapi.json', { schema: { summary: 'This description' } }, async () => api.swagger());
+}

@@ -1,0 +1,153 @@
+/**
+ * The shapes of the control API, each once: what requests are checked against, what OpenAPI shows, and the types that
+ * the node, the client and the CLI share. Sizes are in bytes, times ISO 8601 in UTC.
+ */
+import { type Static, Type } from 'typebox';
+
+/** Volumes of one group at creation. */
+export const MAX_VOLUMES_PER_GROUP = 256;
+/** Connections of one kernel device. */
+export const MAX_DEVICE_CONNECTIONS = 16;
+
+const nullable = <Schema extends Parameters<typeof Type.Union>[0][number]>(schema: Schema) =>
+  Type.Union([schema, Type.Null()]);
+const Count = Type.Integer({ minimum: 0 });
+
+export const ErrorBody = Type.Object(
+  { code: Type.String(), message: Type.String() },
+  { description: 'Every refusal: a stable code, and one line that says what, why and what to do.' },
+);
+export type ErrorBody = Static<typeof ErrorBody>;
+
+export const NodeSummary = Type.Object({
+  id: Type.String(),
+  version: Type.String(),
+  pid: Type.Integer(),
+  state: Type.String({ description: 'the state folder' }),
+  startedAt: Type.String(),
+  listen: Type.Array(Type.String(), { description: 'NBD URIs listened at' }),
+  advertise: nullable(Type.String()),
+});
+export type NodeSummary = Static<typeof NodeSummary>;
+
+export const VolumeStatus = Type.Object({
+  name: Type.String(),
+  export: Type.String({ description: 'GROUP/VOLUME' }),
+  uri: nullable(Type.String({ description: 'where a client on this machine finds it' })),
+  size: Count,
+  regionSize: Count,
+  writtenRegions: Count,
+  totalRegions: Count,
+  sessions: Count,
+  devices: Type.Array(Type.String()),
+  failure: nullable(Type.String()),
+});
+export type VolumeStatus = Static<typeof VolumeStatus>;
+
+export const GroupStatus = Type.Object({
+  name: Type.String(),
+  id: nullable(Type.String()),
+  state: Type.Union([Type.Literal('open'), Type.Literal('failed')]),
+  reason: nullable(Type.String({ description: 'why it failed' })),
+  role: nullable(Type.String()),
+  createdAt: nullable(Type.String()),
+  term: nullable(Type.Integer()),
+  generation: nullable(Type.Integer()),
+  log: Type.Null({ description: 'a group in direct mode has none' }),
+  volumes: Type.Array(VolumeStatus),
+  snapshots: Type.Array(Type.Unknown()),
+  operations: Type.Array(Type.Unknown()),
+  links: Type.Array(Type.Unknown()),
+});
+export type GroupStatus = Static<typeof GroupStatus>;
+
+export const SessionView = Type.Object({
+  id: Type.Integer(),
+  exportName: Type.String(),
+  peer: Type.String(),
+  since: Type.String(),
+  readOnly: Type.Boolean(),
+  bytesRead: Count,
+  bytesWritten: Count,
+  requests: Count,
+  inFlight: Count,
+});
+export type SessionView = Static<typeof SessionView>;
+
+export const DeviceView = Type.Object({
+  device: Type.String({ description: 'such as /dev/nbd0' }),
+  export: Type.String(),
+  connections: Count,
+  readOnly: Type.Boolean(),
+  timeoutSeconds: Count,
+});
+export type DeviceView = Static<typeof DeviceView>;
+
+export const NodeStatus = Type.Object({
+  node: NodeSummary,
+  groups: Type.Array(GroupStatus),
+  sessions: Type.Array(SessionView),
+  devices: Type.Array(DeviceView),
+});
+export type NodeStatus = Static<typeof NodeStatus>;
+
+export const VolumeRequest = Type.Object(
+  {
+    name: Type.String({ maxLength: 256 }),
+    size: Type.Optional(Type.Integer({ minimum: 1, description: 'may be left out for a file that exists' })),
+    file: Type.Optional(
+      Type.String({ minLength: 1, maxLength: 4096, description: 'absolute path of a file or block device' }),
+    ),
+  },
+  { additionalProperties: false },
+);
+
+export const GroupRequest = Type.Object(
+  {
+    name: Type.String({ maxLength: 256 }),
+    regionSize: Type.Optional(Type.Integer({ minimum: 1 })),
+    volumes: Type.Array(VolumeRequest, { minItems: 1, maxItems: MAX_VOLUMES_PER_GROUP }),
+  },
+  { additionalProperties: false },
+);
+export type GroupRequest = Static<typeof GroupRequest>;
+
+export const AttachRequest = Type.Object(
+  {
+    export: Type.String({ maxLength: 256 }),
+    device: Type.Optional(Type.String({ pattern: '^/dev/nbd[0-9]{1,5}$' })),
+    connections: Type.Optional(Type.Integer({ minimum: 1, maximum: MAX_DEVICE_CONNECTIONS })),
+    readOnly: Type.Optional(Type.Boolean()),
+    timeoutSeconds: Type.Optional(Type.Integer({ minimum: 0, maximum: 86_400 })),
+  },
+  { additionalProperties: false },
+);
+export type AttachRequest = Static<typeof AttachRequest>;
+
+export const EventView = Type.Object({
+  id: Type.Integer(),
+  time: Type.String(),
+  type: Type.String(),
+  message: Type.String(),
+  group: Type.Optional(Type.String()),
+  data: Type.Optional(Type.Record(Type.String(), Type.Unknown())),
+});
+export type EventView = Static<typeof EventView>;
+
+export const EventList = Type.Object({
+  events: Type.Array(EventView),
+  /** Give it back as `since` to go on. */
+  lastId: Count,
+});
+export type EventList = Static<typeof EventList>;
+
+export const GroupPath = Type.Object({ group: Type.String({ maxLength: 256 }) });
+export const DevicePath = Type.Object({ name: Type.String({ pattern: '^nbd[0-9]{1,5}$' }) });
+export const DetachQuery = Type.Object(
+  { force: Type.Optional(Type.Union([Type.Literal('true'), Type.Literal('false')])) },
+  { additionalProperties: false },
+);
+export const EventQuery = Type.Object(
+  { since: Type.Optional(Type.String({ pattern: '^[0-9]{1,15}$' })) },
+  { additionalProperties: false },
+);
