@@ -12,7 +12,7 @@ declare -A debian_package=(
 missing_programs() {
   local program
   for program in "${!debian_package[@]}"; do
-    PATH="$PATH:/usr/sbin:/sbin" command -v "$program" > /dev/null || echo "$program"
+    command -v "$program" > /dev/null || echo "$program"
   done | sort
 }
 
@@ -53,4 +53,19 @@ node_modules_current() {
 install_node_modules() {
   if node_modules_current; then return 0; fi
   npm ci --no-audit --no-fund --loglevel=error < /dev/null
+}
+
+# For scripts that cannot do without: installs the named programs when root, else names them and fails.
+need_programs() {
+  local program missing=()
+  for program in "$@"; do command -v "$program" > /dev/null || missing+=("${debian_package[$program]}"); done
+  if [[ ${#missing[@]} -eq 0 ]]; then return 0; fi
+  if [[ $(id -u) -eq 0 ]] && command -v apt-get > /dev/null; then
+    echo "installing: ${missing[*]}"
+    apt-get update -q > /dev/null &&
+      DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends "${missing[@]}" > /dev/null < /dev/null
+    return
+  fi
+  echo "needed and not installed (Debian packages): ${missing[*]}" >&2
+  return 1
 }

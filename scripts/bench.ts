@@ -1,0 +1,165 @@
+/**
+ * Usage: scripts/bench [--rounds N] [--seconds S] [--cells A,B] [--peers A,B] [--size-mib N] [--folder DIR] [--no-save]
+ *        scripts/bench --memory [--no-save]
+ *
+ * Each round gives every server the same load in turn, and starts with another server than the round before, so that
+ * what drifts on the machine drifts for all. The table has medians over the rounds; the rounds themselves are kept in
+ * docs/benchmarks/.
+ */
+import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { parseArgs } from 'node:util';
+import { CELLS, type Cell, PEER_NAMES, type PeerName } from './lib/bench-cells.ts';
+import { type Measurement, measure } from './lib/bench-fio.ts';
+import { measureMemory, memoryTable } from './lib/bench-memory.ts';
+import { type Peer, startPeer, versions } from './lib/bench-peers.ts';
+import { describeCommit, describeMachine, type Result, summarise, table } from './lib/bench-report.ts';
+import { mustRun } from './lib/command.ts';
+import { projectFolder } from './lib/served-node.ts';
+
+interface Settings {
+  readonly rounds: number;
+  readonly seconds: number;
+  readonly sizeBytes: number;
+  readonly cells: readonly Cell[];
+  readonly peers: readonly PeerName[];
+  readonly folder: string;
+  readonly memory: boolean;
+  readonly save: boolean;
+}
+
+class UsageError extends Error {}
+
+function readSettings(): Settings {
+  const { values } = parseArgs({
+    options: {
+      rounds: { type: 'string', default: '5' },
+      seconds: { type: 'string', default: '3' },
+      cells: { type: 'string' },
+      peers: { type: 'string' },
+      'size-mib': { type: 'string', default: '1024' },
+      folder: { type: 'string', default: tmpdir() },
+      memory: { type: 'boolean', default: false },
+      'no-save': { type: 'boolean', default: false },
+    },
+  });
+  return {
+    rounds: positive('--rounds', values.rounds),
+    seconds: positive('--seconds', values.seconds),
+    sizeBytes: positive('--size-mib', values['size-mib']) * 1024 * 1024,
+    cells: pick('--cells', values.cells, CELLS, (cell) => cell.name),
+    peers: pick('--peers', values.peers, PEER_NAMES, (name) => name),
+    folder: values.folder,
+    memory: values.memory,
+    save: !values['no-save'],
+  };
+}
+
+function positive(option: string, text: string): number {
+  const value = Number(text);
+  if (!Number.isSafeInteger(value) || value < 1)
+    throw new UsageError(`${option}: ${text} is not a whole number above 0`);
+  return value;
+}
+
+function pick<T>(
+  option: string,
+  text: string | undefined,
+  all: readonly T[],
+  nameOf: (item: T) => string,
+): T[] {
+  if (text === undefined) return [...all];
+  return text.split(',').map((name) => {
+    const item = all.find((candidate) => nameOf(candidate) === name);
+    if (item === undefined)
+      throw new UsageError(`${option}: no ${name}; there are ${all.map(nameOf).join(', ')}`);
+    return item;
+  });
+}
+
+/** All rounds of one load on all servers. */
+async function runCell(
+  cell: Cell,
+  peers: readonly Peer[],
+  settings: Settings,
+  folder: string,
+): Promise<Result[]> {
+  const measured = new Map<PeerName, Measurement[]>(peers.map((peer) => [peer.name, []]));
+  for (let round = 0; round < settings.rounds; round++) {
+    for (let turn = 0; turn < peers.length; turn++) {
+      const peer = peers[(round + turn) % peers.length];
+      if (peer === undefined) continue;
+      const one = await measure(cell, peer.uri, settings.sizeBytes, settings.seconds, round + 1, folder);
+      measured.get(peer.name)?.push(one);
+      // What this server left to be written back must not slow the next one down.
+      if (cell.pattern.endsWith('write')) await mustRun('sync', ['--file-system', folder]);
+      process.stderr.write(`${cell.name} round ${round + 1} ${peer.name}: ${Math.round(one.iops)} IOPS\n`);
+    }
+  }
+  return peers.map((peer) => summarise(cell, peer.name, measured.get(peer.name) ?? []));
+}
+
+async function runThroughput(settings: Settings, folder: string): Promise<object> {
+  const peers: Peer[] = [];
+  const results: Result[] = [];
+  try {
+    for (const name of settings.peers) peers.push(await startPeer(name, folder, settings.sizeBytes));
+    for (const cell of settings.cells) results.push(...(await runCell(cell, peers, settings, folder)));
+  } finally {
+    for (const peer of peers) await peer.stop();
+  }
+  console.log(table(settings.cells, settings.peers, results));
+  const { rounds, seconds, sizeBytes } = settings;
+  return {
+    kind: 'throughput',
+    rounds,
+    seconds,
+    sizeBytes,
+    versions: await versions(settings.peers),
+    results,
+  };
+}
+
+async function runMemory(folder: string): Promise<object> {
+  const results = await measureMemory(folder);
+  console.log(memoryTable(results));
+  return { kind: 'memory', versions: await versions([]), results };
+}
+
+async function save(record: object, kind: string, folder: string): Promise<void> {
+  const project = projectFolder();
+  const date = new Date().toISOString();
+  const commit = await describeCommit(project);
+  const kept = { date, commit, machine: await describeMachine(folder), ...record };
+  const path = join(
+    'docs/benchmarks',
+    `${date.slice(0, 16).replace(':', '')}-${kind}-${commit.replace('+', '-changed')}.json`,
+  );
+  await mkdir(join(project, 'docs/benchmarks'), { recursive: true });
+  await writeFile(join(project, path), `${JSON.stringify(kept, undefined, 2)}\n`);
+  console.log(`kept in ${path}`);
+}
+
+async function main(): Promise<void> {
+  const settings = readSettings();
+  const folder = await mkdtemp(join(settings.folder, 'tidemark-bench-'));
+  const removeFolder = (): Promise<void> => rm(folder, { recursive: true, force: true });
+  process.once('SIGINT', () => void removeFolder().finally(() => process.exit(130)));
+  try {
+    const record = await (settings.memory ? runMemory(folder) : runThroughput(settings, folder));
+    if (settings.save) await save(record, settings.memory ? 'memory' : 'throughput', folder);
+  } finally {
+    await removeFolder();
+  }
+}
+
+try {
+  await main();
+} catch (error) {
+  const usage =
+    error instanceof UsageError ||
+    (error instanceof Error && 'code' in error && String(error.code).startsWith('ERR_PARSE_ARGS'));
+  console.error(error instanceof Error ? error.message : error);
+  process.exitCode = usage ? 2 : 1;
+}
