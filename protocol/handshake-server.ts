@@ -199,7 +199,7 @@ export class HandshakeServer {
       this.#send(encodeErrorReply(this.#option, NBD_REP_ERR_SHUTDOWN, 'this server is shutting down'));
     } else {
       const { replies, session } = this.#answers.answer(this.#option, this.#lengthBytes, data);
-      this.#send(...replies);
+      for (const reply of replies) this.#send(reply);
       if (session !== undefined) this.#end = { kind: 'transmission', session };
     }
   }
@@ -222,9 +222,9 @@ export class HandshakeServer {
     this.#end = { kind: 'transmission', session };
   }
 
-  #send(...replies: readonly Buffer[]): void {
-    for (const reply of replies) this.#outputBytes += reply.length;
-    this.#output.push(...replies);
+  #send(reply: Buffer): void {
+    this.#output.push(reply);
+    this.#outputBytes += reply.length;
   }
 
   #close(reason: string): void {
