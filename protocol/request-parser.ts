@@ -6,6 +6,7 @@ import {
   NBD_REQUEST_MAGIC,
   REQUEST_HEADER_BYTES,
 } from './constants.ts';
+import type { ReplyTo } from './reply.ts';
 
 const TWO_TO_32 = 0x1_0000_0000;
 
@@ -63,5 +64,11 @@ export class RequestParser {
       this.type === NBD_CMD_WRITE || (this.#extended && (this.flags & NBD_CMD_FLAG_PAYLOAD_LEN) !== 0);
     this.payloadBytes = carries ? this.length : 0;
     return true;
+  }
+
+  /** What the reply to the request read last has to repeat, for a reply that comes later. */
+  replyTo(): ReplyTo {
+    const { cookieHigh, cookieLow, offsetHigh, offsetLow } = this;
+    return { cookieHigh, cookieLow, offsetHigh, offsetLow };
   }
 }

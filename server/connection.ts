@@ -1,0 +1,280 @@
+import type { Socket } from 'node:net';
+import { NBD_FLAG_READ_ONLY } from '../protocol/constants.ts';
+import { HandshakeServer } from '../protocol/handshake-server.ts';
+import type { BufferPool } from './buffer-pool.ts';
+import type { Counters } from './counters.ts';
+import type { EventLog } from './events.ts';
+import type { Exports } from './exports.ts';
+import { readInline, type SocketReader } from './inline-socket.ts';
+import type { ServerLimits } from './limits.ts';
+import type { Logger } from './logger.ts';
+import type { Permits } from './permits.ts';
+import { Receiver } from './receiver.ts';
+import { Sender } from './sender.ts';
+import { Transmission, type TransmissionHost } from './transmission.ts';
+
+/** What the connections of a server share. */
+export interface ConnectionContext {
+  readonly exports: Exports;
+  readonly limits: ServerLimits;
+  readonly logger: Logger;
+  readonly events: EventLog;
+  readonly counters: Counters;
+  readonly permits: Permits;
+  /** The buffer that all sockets read into. */
+  readonly receiveBuffer: Buffer;
+  readonly slabs: BufferPool;
+  readonly outputs: BufferPool;
+  /** Whether sockets may fill our memory (see `readInline`). */
+  readonly inline: boolean;
+}
+
+/** A session as `status` shows it. */
+export interface SessionStatus {
+  readonly id: number;
+  readonly exportName: string;
+  readonly peer: string;
+  /** ISO 8601, UTC. */
+  readonly since: string;
+  readonly readOnly: boolean;
+  readonly bytesRead: number;
+  readonly bytesWritten: number;
+  readonly requests: number;
+  readonly inFlight: number;
+}
+
+/**
+ * One client.
+ *
+ * ```
+ *   handshake ──GO──▶ transmission ──DISC, drain──▶ ending ──▶ closed
+ *       └──abort, error, time-out──────┴── error ─────┴──────────▲
+ * ```
+ *
+ * `ending`: nothing more is read, what was gathered is sent, then the socket is closed.
+ */
+export class Connection implements SocketReader, TransmissionHost {
+  readonly id: number;
+  readonly peer: string;
+  readonly receiver: Receiver;
+  readonly sender: Sender;
+  readonly permits: Permits;
+  readonly limits: ServerLimits;
+  readonly counters: Counters;
+  readonly logger: Logger;
+  lastProgressMs: number;
+
+  readonly #context: ConnectionContext;
+  readonly #socket: Socket;
+  readonly #since = new Date().toISOString();
+  readonly #onClosed: () => void;
+  readonly #handshakeTimer: NodeJS.Timeout;
+  #handshake: HandshakeServer | null;
+  #transmission: Transmission | null = null;
+  #state: 'handshake' | 'transmission' | 'ending' | 'closed' = 'handshake';
+  #closeReason = 'the client closed the connection';
+  #paused = false;
+
+  constructor(accepted: Socket, id: number, peer: string, context: ConnectionContext, onClosed: () => void) {
+    this.id = id;
+    this.peer = peer;
+    this.#context = context;
+    this.#onClosed = onClosed;
+    this.permits = context.permits;
+    this.limits = context.limits;
+    this.counters = context.counters;
+    this.logger = context.logger.child({ session: id });
+    this.lastProgressMs = this.nowMs();
+    this.receiver = new Receiver(context.receiveBuffer, context.slabs, (buffer, start, end) =>
+      this.#consume(buffer, start, end),
+    );
+    this.#handshake = new HandshakeServer(context.exports);
+    this.#handshakeTimer = setTimeout(
+      () => this.fail(`no handshake within ${this.limits.handshakeTimeoutMs} ms`),
+      this.limits.handshakeTimeoutMs,
+    );
+    this.#handshakeTimer.unref();
+    this.#socket = readInline(accepted, this, context.inline);
+    this.sender = new Sender(this.#socket, context.outputs, () => this.#sent());
+    this.#socket.setNoDelay(true);
+    this.#socket.setKeepAlive(true, 30_000);
+    this.#socket.on('error', (error) => {
+      this.#closeReason = error.message;
+    });
+    this.#socket.on('close', () => this.#cleanUp());
+    this.#socket.write(this.#handshake.greeting());
+  }
+
+  get transmission(): Transmission | null {
+    return this.#transmission;
+  }
+
+  nowMs(): number {
+    return performance.now();
+  }
+
+  status(): SessionStatus | undefined {
+    const transmission = this.#transmission;
+    if (transmission === null) return undefined;
+    return {
+      id: this.id,
+      exportName: transmission.served.name,
+      peer: this.peer,
+      since: this.#since,
+      readOnly: (transmission.rules.transmissionFlags & NBD_FLAG_READ_ONLY) !== 0,
+      bytesRead: transmission.bytesRead,
+      bytesWritten: transmission.bytesWritten,
+      requests: transmission.requests,
+      inFlight: transmission.inFlight,
+    };
+  }
+
+  // The socket's side: see SocketReader.
+
+  nextBuffer(): Buffer {
+    return this.receiver.nextBuffer();
+  }
+
+  received(byteCount: number): boolean {
+    return this.#guarded(() => this.receiver.received(byteCount));
+  }
+
+  receivedForeign(bytes: Buffer): boolean {
+    return this.#guarded(() => this.receiver.receivedForeign(bytes));
+  }
+
+  // The transmission's side: see TransmissionHost.
+
+  goOn(): void {
+    if (this.#state !== 'transmission') return;
+    const goesOn = this.#guarded(() => this.receiver.pump());
+    if (goesOn && this.#paused) {
+      this.#paused = false;
+      this.#socket.resume();
+    }
+  }
+
+  finish(): void {
+    if (this.#state !== 'transmission') return;
+    this.#closeReason = this.#transmission?.draining
+      ? 'the server is shutting down'
+      : 'the client disconnected';
+    this.#end();
+  }
+
+  fail(reason: string): void {
+    if (this.#state === 'closed') return;
+    this.#closeReason = reason;
+    this.#socket.destroy();
+  }
+
+  /** Costs this client its connection, and nobody else theirs. */
+  bug(error: unknown): void {
+    this.logger.error({ err: error }, 'a connection met a bug');
+    this.fail('internal error');
+  }
+
+  evict(reason: string): void {
+    this.#context.events.emit({
+      type: 'session.evicted',
+      message: `session ${this.id} (${this.peer}) was closed: it ${reason}`,
+      data: { session: this.id, peer: this.peer },
+    });
+    this.fail(reason);
+  }
+
+  /** At shutdown: answers what is in flight, then closes. */
+  drain(): void {
+    if (this.#transmission === null) this.fail('the server is shutting down');
+    else this.#transmission.drain();
+  }
+
+  /** Runs what handles received bytes; sends what that caused. Returns whether to read on. */
+  #guarded(handle: () => void): boolean {
+    this.lastProgressMs = this.nowMs();
+    try {
+      handle();
+      this.sender.flush();
+    } catch (error) {
+      this.bug(error);
+    }
+    this.#paused = this.#transmission?.waiting ?? false;
+    return !this.#paused && this.#state !== 'ending';
+  }
+
+  #consume(buffer: Buffer, start: number, end: number): number {
+    if (this.#transmission !== null) return this.#transmission.consume(buffer, start, end);
+    if (this.#handshake === null) return end;
+    const step = this.#handshake.receive(buffer.subarray(start, end));
+    if (step.output.length > 0) this.#socket.write(step.output);
+    switch (step.outcome.kind) {
+      case 'more':
+        return end;
+      case 'close':
+        this.#closeReason = step.outcome.reason;
+        this.#end();
+        return end;
+      case 'transmission': {
+        clearTimeout(this.#handshakeTimer);
+        this.#handshake = null;
+        const { session, consumed } = step.outcome;
+        const served = this.#context.exports.find(session.export.name);
+        if (served === undefined) {
+          this.fail('the export is gone');
+          return end;
+        }
+        this.#transmission = new Transmission(this, session, served);
+        this.#state = 'transmission';
+        this.#opened(this.#transmission);
+        return this.#transmission.consume(buffer, start + consumed, end);
+      }
+    }
+  }
+
+  #opened(transmission: Transmission): void {
+    const { name } = transmission.served;
+    this.logger.info({ export: name, peer: this.peer }, 'session opened');
+    this.#context.events.emit({
+      type: 'session.opened',
+      message: `${this.peer} opened ${name}`,
+      group: transmission.served.groupName,
+      data: { session: this.id, export: name, peer: this.peer },
+    });
+  }
+
+  #sent(): void {
+    this.lastProgressMs = this.nowMs();
+    const transmission = this.#transmission;
+    if (transmission?.waiting) this.goOn();
+  }
+
+  #end(): void {
+    if (this.#state === 'ending' || this.#state === 'closed') return;
+    this.#state = 'ending';
+    this.sender.flush();
+    this.#socket.end();
+    this.#socket.destroySoon();
+  }
+
+  #cleanUp(): void {
+    clearTimeout(this.#handshakeTimer);
+    this.#state = 'closed';
+    this.receiver.close();
+    this.sender.close();
+    const transmission = this.#transmission;
+    if (transmission !== null) {
+      transmission.close();
+      const { name, groupName } = transmission.served;
+      this.logger.info({ export: name, reason: this.#closeReason }, 'session closed');
+      this.#context.events.emit({
+        type: 'session.closed',
+        message: `session of ${this.peer} on ${name} closed: ${this.#closeReason}`,
+        group: groupName,
+        data: { session: this.id, export: name, peer: this.peer, reason: this.#closeReason },
+      });
+    } else {
+      this.logger.debug({ peer: this.peer, reason: this.#closeReason }, 'connection closed in its handshake');
+    }
+    this.#onClosed();
+  }
+}

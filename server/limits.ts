@@ -1,0 +1,47 @@
+import { KIB, MIB } from '../engine/units.ts';
+
+/**
+ * What bounds the memory and the patience of the NBD server. Every number is a setting (`[limits]` of the configuration
+ * file); these are the defaults, each with its reason.
+ *
+ * Memory of the data path is at most
+ * `maxConnections * (RECEIVE_SLAB_BYTES + privateBytesPerConnection + OUTPUT_BUFFER_BYTES) + sharedBytes`,
+ * and in practice far below: slabs are lent only while a request is incomplete.
+ */
+export interface ServerLimits {
+  /** Connections at a time, handshakes included. One more is closed at once. */
+  readonly maxConnections: number;
+  /** From accepting a connection to the end of its handshake, in milliseconds. */
+  readonly handshakeTimeoutMs: number;
+  /** Requests of a connection that wait for a disk. Beyond it the connection is not read from. */
+  readonly maxRequestsInFlight: number;
+  /** Bytes of replies not yet sent and of small requests that wait for a disk, for each connection. Beyond it the connection is not read from. */
+  readonly privateBytesPerConnection: number;
+  /** Bytes for requests above `LARGE_REQUEST_BYTES`, shared by all connections. At least the largest payload. */
+  readonly sharedBytes: number;
+  /** A connection that holds shared bytes, moves none for so long, and makes others wait for them, is closed. */
+  readonly stallTimeoutMs: number;
+  /** How long a clean shutdown waits for replies to be taken by their clients. */
+  readonly shutdownGraceMs: number;
+}
+
+export const DEFAULT_LIMITS: ServerLimits = {
+  maxConnections: 256, // a node serves tens of devices, each over a few connections
+  handshakeTimeoutMs: 10_000, // round trips take milliseconds; a person on telnet is no client
+  maxRequestsInFlight: 256, // twice what the kernel keeps in flight (128)
+  privateBytesPerConnection: 1 * MIB, // eight 128 KiB reads in flight, the kernel's default request size
+  sharedBytes: 256 * MIB, // eight of the largest requests
+  stallTimeoutMs: 30_000, // longer than a retransmission storm, shorter than a hung task warning (120 s)
+  shutdownGraceMs: 10_000,
+};
+
+/** What one read from a socket can bring: more than a unix socket's buffer holds (208 KiB by default). */
+export const RECEIVE_BUFFER_BYTES = 256 * KIB;
+/** Where a connection keeps the start of an incomplete request: room for it, and for one more read behind it. */
+export const RECEIVE_SLAB_BYTES = 2 * RECEIVE_BUFFER_BYTES;
+/** Replies are gathered in buffers of this size, and each is sent in one write. */
+export const OUTPUT_BUFFER_BYTES = 256 * KIB;
+/** Payloads up to here are served from the connection's own buffers, at once where the page cache allows; above it they take shared bytes. */
+export const LARGE_REQUEST_BYTES = OUTPUT_BUFFER_BYTES - 4 * KIB;
+/** Extents in one reply to a block status request: 64 KiB of reply with extended headers. */
+export const MAX_EXTENTS_PER_REPLY = 4096;

@@ -1,0 +1,156 @@
+import { once } from 'node:events';
+import { createServer, type Server, type Socket } from 'node:net';
+import type { NbdUri } from '../protocol/uri.ts';
+import { BufferPool } from './buffer-pool.ts';
+import { Connection, type ConnectionContext, type SessionStatus } from './connection.ts';
+import { Counters } from './counters.ts';
+import type { EventLog } from './events.ts';
+import type { Exports } from './exports.ts';
+import {
+  OUTPUT_BUFFER_BYTES,
+  RECEIVE_BUFFER_BYTES,
+  RECEIVE_SLAB_BYTES,
+  type ServerLimits,
+} from './limits.ts';
+import type { Logger } from './logger.ts';
+import { Permits } from './permits.ts';
+import { listenPrivately } from './unix-socket.ts';
+
+/** More than the default of most servers: a burst of reconnects must not wait for retransmissions (NBD-FACTS 6). */
+const LISTEN_BACKLOG = 1024;
+/** Buffers kept for reuse: what two busy connections a core take; more is given back to the heap. */
+const BUFFERS_KEPT = 16;
+
+export interface NbdServerOptions {
+  readonly exports: Exports;
+  readonly limits: ServerLimits;
+  readonly logger: Logger;
+  readonly events: EventLog;
+  /** False: sockets are read by stream events (see `readInline`); for tests. */
+  readonly inline?: boolean;
+}
+
+/** Serves exports to NBD clients, on any number of listeners. */
+export class NbdServer {
+  readonly counters = new Counters();
+  readonly permits: Permits;
+  readonly #context: ConnectionContext;
+  readonly #listeners = new Set<Server>();
+  readonly #connections = new Set<Connection>();
+  readonly #stallTimer: NodeJS.Timeout;
+  #nextId = 1;
+  #idle: (() => void) | null = null;
+
+  constructor(options: NbdServerOptions) {
+    const { limits } = options;
+    this.permits = new Permits(limits.sharedBytes, limits.stallTimeoutMs);
+    this.#context = {
+      exports: options.exports,
+      limits,
+      logger: options.logger,
+      events: options.events,
+      counters: this.counters,
+      permits: this.permits,
+      receiveBuffer: Buffer.allocUnsafeSlow(RECEIVE_BUFFER_BYTES),
+      slabs: new BufferPool(RECEIVE_SLAB_BYTES, BUFFERS_KEPT),
+      outputs: new BufferPool(OUTPUT_BUFFER_BYTES, BUFFERS_KEPT),
+      inline: options.inline ?? true,
+    };
+    this.#stallTimer = setInterval(
+      () => this.permits.evictStuck(performance.now()),
+      Math.max(10, limits.stallTimeoutMs / 4),
+    );
+    this.#stallTimer.unref();
+  }
+
+  /** Listens there; the URI returned has the port that was really bound. Rejects with one line when it cannot. */
+  async listen(uri: NbdUri): Promise<NbdUri> {
+    const server = createServer({ pauseOnConnect: true, noDelay: true }, (socket) =>
+      this.#accept(socket, uri),
+    );
+    server.maxConnections = this.#context.limits.maxConnections;
+    server.on('drop', () => this.#dropped(uri));
+    const { address } = uri;
+    if (address.kind === 'unix') {
+      await listenPrivately(server, address.path, LISTEN_BACKLOG);
+      this.#listeners.add(server);
+      return uri;
+    }
+    server.listen({ host: address.host, port: address.port, backlog: LISTEN_BACKLOG });
+    await once(server, 'listening');
+    this.#listeners.add(server);
+    const bound = server.address();
+    if (bound === null || typeof bound === 'string') return uri;
+    return { ...uri, address: { ...address, port: bound.port } };
+  }
+
+  /** Sessions that are in transmission. */
+  sessions(): SessionStatus[] {
+    return [...this.#connections]
+      .map((connection) => connection.status())
+      .filter((status) => status !== undefined);
+  }
+
+  /** Connections, handshakes included. */
+  get connectionCount(): number {
+    return this.#connections.size;
+  }
+
+  /** Ends the sessions of a group's exports, after what they have in flight. */
+  async closeSessions(groupName: string): Promise<void> {
+    const concerned = [...this.#connections].filter(
+      (connection) => connection.transmission?.served.groupName === groupName,
+    );
+    await this.#drain(concerned);
+  }
+
+  /** Stops listening, answers what is in flight, tells late requests ESHUTDOWN, and closes all connections. */
+  async shutdown(): Promise<void> {
+    clearInterval(this.#stallTimer);
+    const closed = [...this.#listeners].map((server) => once(server, 'close'));
+    for (const server of this.#listeners) server.close();
+    await this.#drain([...this.#connections]);
+    await Promise.all(closed);
+    this.#listeners.clear();
+  }
+
+  async #drain(connections: Connection[]): Promise<void> {
+    const open = () => connections.some((connection) => this.#connections.has(connection));
+    for (const connection of connections) connection.drain();
+    const grace = setTimeout(() => {
+      for (const connection of connections) connection.fail('it did not take its replies in time');
+    }, this.#context.limits.shutdownGraceMs);
+    while (open()) {
+      await new Promise<void>((resolve) => {
+        this.#idle = resolve;
+      });
+    }
+    clearTimeout(grace);
+  }
+
+  #accept(socket: Socket, uri: NbdUri): void {
+    const id = this.#nextId;
+    this.#nextId += 1;
+    const peer = describePeer(socket, uri);
+    const connection = new Connection(socket, id, peer, this.#context, () => {
+      this.#connections.delete(connection);
+      this.#idle?.();
+    });
+    this.#connections.add(connection);
+  }
+
+  #dropped(uri: NbdUri): void {
+    const { maxConnections } = this.#context.limits;
+    this.#context.events.emit({
+      type: 'connection.refused',
+      message: `a connection was refused: ${maxConnections} are open already (limits.maxConnections)`,
+      data: { listener: uri.address.kind === 'unix' ? uri.address.path : uri.address.port },
+    });
+  }
+}
+
+function describePeer(socket: Socket, uri: NbdUri): string {
+  if (uri.address.kind === 'unix') return `unix:${uri.address.path}`;
+  const host = socket.remoteAddress ?? 'unknown';
+  return host.includes(':') ? `[${host}]:${socket.remotePort}` : `${host}:${socket.remotePort}`;
+}

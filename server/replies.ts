@@ -1,0 +1,71 @@
+import { EngineError, errnoOf } from '../engine/errors.ts';
+import { NBD_ESHUTDOWN } from '../protocol/constants.ts';
+import { nbdErrorOf } from '../protocol/errors.ts';
+import type { BlockStatusExtent, ReplyEncoder, ReplyTo } from '../protocol/reply.ts';
+import type { MetaContext } from '../protocol/session.ts';
+import type { Counters } from './counters.ts';
+import type { Logger } from './logger.ts';
+import type { Sender } from './sender.ts';
+
+/** Writes the replies of one session into the batch of its sender. */
+export class Replies {
+  readonly encoder: ReplyEncoder;
+  readonly #sender: Sender;
+  readonly #counters: Counters;
+  readonly #logger: Logger;
+
+  constructor(encoder: ReplyEncoder, sender: Sender, counters: Counters, logger: Logger) {
+    this.encoder = encoder;
+    this.#sender = sender;
+    this.#counters = counters;
+    this.#logger = logger;
+  }
+
+  /** Success, with nothing to tell. */
+  done(to: ReplyTo): void {
+    const out = this.#sender.room(this.encoder.maximumShortReplyBytes);
+    this.#sender.advance(this.encoder.writeDone(out, this.#sender.used, to));
+  }
+
+  /** A reply that was put together elsewhere: it is copied. */
+  copied(reply: Buffer): void {
+    const out = this.#sender.room(reply.length);
+    this.#sender.advance(this.#sender.used + reply.copy(out, this.#sender.used));
+  }
+
+  /** The same extents for each of the contexts, a chunk a context. */
+  blockStatus(to: ReplyTo, contexts: readonly MetaContext[], extents: readonly BlockStatusExtent[]): void {
+    for (const [index, context] of contexts.entries()) {
+      const out = this.#sender.room(this.encoder.blockStatusBytes(extents.length));
+      const last = index === contexts.length - 1;
+      const end = this.encoder.writeBlockStatus(out, this.#sender.used, to, context.id, extents, last);
+      this.#sender.advance(end);
+    }
+  }
+
+  /** A request that is not legal, or comes too late. */
+  refusal(to: ReplyTo, error: number): void {
+    this.#error(
+      to,
+      error,
+      error === NBD_ESHUTDOWN ? 'the server is shutting down' : 'the request is not legal here',
+    );
+  }
+
+  /** A request that was legal and failed. */
+  failure(to: ReplyTo, error: unknown): void {
+    if (error instanceof EngineError) {
+      this.#logger.warn({ reason: error.message }, 'a request failed');
+      this.#error(to, nbdErrorOf(errnoOf(error)), error.message);
+    } else {
+      this.#logger.error({ err: error }, 'a request met a bug');
+      this.#error(to, nbdErrorOf('EIO'), 'internal error');
+    }
+  }
+
+  #error(to: ReplyTo, error: number, text: string): void {
+    this.#counters.errors += 1;
+    const out = this.#sender.room(this.encoder.maximumShortReplyBytes);
+    this.#sender.advance(this.encoder.writeError(out, this.#sender.used, to, error, text));
+  }
+}

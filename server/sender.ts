@@ -1,0 +1,111 @@
+import type { Socket } from 'node:net';
+import { assert } from '../engine/errors.ts';
+import type { BufferPool } from './buffer-pool.ts';
+
+/**
+ * Gathers the replies of a connection and sends them: all that one receive event caused leave in one write.
+ *
+ * Replies are written straight into the **batch**, a pooled buffer: `room(n)`, write at `used`, `advance(n)`. The batch
+ * belongs to the sender; when it is sent it belongs to the socket until the socket has passed it on, and goes back to the pool then.
+ */
+export class Sender {
+  readonly #socket: Socket;
+  readonly #pool: BufferPool;
+  readonly #progress: () => void;
+  #batch: Buffer | null = null;
+  #used = 0;
+  /** What the socket still has, oldest first: pooled buffers, or what to call for a buffer of somebody else. */
+  readonly #sent: {
+    readonly buffer: Buffer;
+    readonly byteCount: number;
+    readonly release: (() => void) | null;
+  }[] = [];
+  #socketBytes = 0;
+  #flushScheduled = false;
+  readonly #flushNow = (): void => {
+    this.#flushScheduled = false;
+    this.flush();
+  };
+  readonly #written = (error?: Error | null): void => this.#onWritten(error);
+
+  /** `progress` is called when the socket has passed bytes on. */
+  constructor(socket: Socket, pool: BufferPool, progress: () => void) {
+    this.#socket = socket;
+    this.#pool = pool;
+    this.#progress = progress;
+  }
+
+  /** Bytes gathered or handed to the socket, and not yet taken by the kernel. */
+  get unsentBytes(): number {
+    return this.#used + this.#socketBytes;
+  }
+
+  /** The batch, with room for `byteCount` bytes at `used`. */
+  room(byteCount: number): Buffer {
+    assert(byteCount <= this.#pool.bufferBytes, 'a reply larger than a batch');
+    if (this.#batch !== null && this.#used + byteCount > this.#batch.length) this.flush();
+    this.#batch ??= this.#pool.take();
+    return this.#batch;
+  }
+
+  /** Where in the batch the next reply goes. */
+  get used(): number {
+    return this.#used;
+  }
+
+  /** The reply in the batch ends at `end`. */
+  advance(end: number): void {
+    this.#used = end;
+  }
+
+  /** Sends what is gathered. */
+  flush(): void {
+    const batch = this.#batch;
+    if (batch === null) return;
+    if (this.#used === 0) {
+      this.#pool.giveBack(batch);
+      this.#batch = null;
+      return;
+    }
+    const used = this.#used;
+    this.#batch = null;
+    this.#used = 0;
+    this.#write(batch, batch.subarray(0, used), null);
+  }
+
+  /** Sends soon: replies that become ready in one turn of the event loop leave together. */
+  flushSoon(): void {
+    if (this.#flushScheduled) return;
+    this.#flushScheduled = true;
+    setImmediate(this.#flushNow);
+  }
+
+  /** Sends a buffer of somebody else, after what is gathered; `release` is called when the socket is done with it. */
+  sendOwned(bytes: Buffer, release: () => void): void {
+    this.flush();
+    this.#write(bytes, bytes, release);
+  }
+
+  /** The connection is over: gives the batch back. What the socket has comes back through its callbacks. */
+  close(): void {
+    if (this.#batch !== null) this.#pool.giveBack(this.#batch);
+    this.#batch = null;
+    this.#used = 0;
+  }
+
+  #write(buffer: Buffer, bytes: Buffer, release: (() => void) | null): void {
+    this.#sent.push({ buffer, byteCount: bytes.length, release });
+    this.#socketBytes += bytes.length;
+    this.#socket.write(bytes, this.#written);
+  }
+
+  /** Writes complete in order, also when the socket is destroyed: then all with an error. */
+  #onWritten(error?: Error | null): void {
+    const done = this.#sent.shift();
+    assert(done !== undefined, 'the socket completed a write that was not made');
+    this.#socketBytes -= done.byteCount;
+    if (done.release === null) this.#pool.giveBack(done.buffer);
+    else done.release();
+    if (!error) this.#progress();
+  }
+}
