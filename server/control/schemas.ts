@@ -77,9 +77,13 @@ export type SessionView = Static<typeof SessionView>;
 export const DeviceView = Type.Object({
   device: Type.String({ description: 'such as /dev/nbd0' }),
   export: Type.String(),
+  size: Count,
+  blockSize: Count,
   connections: Count,
   readOnly: Type.Boolean(),
   timeoutSeconds: Count,
+  since: Type.String(),
+  helperPid: Type.Integer(),
 });
 export type DeviceView = Static<typeof DeviceView>;
 

@@ -1,0 +1,199 @@
+/**
+ * The groups of a node, in `groups/NAME` of its state folder. A group that cannot be opened is listed with the reason and
+ * keeps its name and its files; the others are served.
+ */
+import { randomUUID } from 'node:crypto';
+import { readdir, rename, rm } from 'node:fs/promises';
+import { join } from 'node:path';
+import type { Clock } from '../engine/clock.ts';
+import type { DiskFolder } from '../engine/disk/disk.ts';
+import { EngineError, errnoOf } from '../engine/errors.ts';
+import { Group, type GroupSpec } from '../engine/group.ts';
+import { checkName } from '../engine/names.ts';
+import { syncFolder } from './durable-file.ts';
+import type { EventLog } from './events.ts';
+import type { Logger } from './logger.ts';
+
+/** Names with a dot first are ours: no group can have one. */
+const DELETED_PREFIX = '.deleted-';
+
+export interface GroupStoreOptions {
+  /** The `groups` folder; it exists. */
+  readonly path: string;
+  readonly clock: Clock;
+  readonly events: EventLog;
+  readonly logger: Logger;
+  /** Opens the folder of disks of one group, making it when it is not there. */
+  readonly openFolder: (path: string) => Promise<DiskFolder>;
+}
+
+export class GroupStore {
+  readonly #options: GroupStoreOptions;
+  readonly #open = new Map<string, Group>();
+  readonly #failed = new Map<string, string>();
+  /** Groups that are being created or deleted: everybody else has to wait. */
+  readonly #changing = new Set<string>();
+
+  constructor(options: GroupStoreOptions) {
+    this.#options = options;
+  }
+
+  get groups(): ReadonlyMap<string, Group> {
+    return this.#open;
+  }
+
+  /** Names of groups that could not be opened, with the reason. */
+  get failed(): ReadonlyMap<string, string> {
+    return this.#failed;
+  }
+
+  /** Opens what is there, and finishes deletions that were cut short. */
+  async openAll(): Promise<void> {
+    const entries = await readdir(this.#options.path, { withFileTypes: true });
+    for (const entry of entries.sort((a, b) => (a.name < b.name ? -1 : 1))) {
+      if (entry.name.startsWith(DELETED_PREFIX)) await this.#finishDeletion(entry.name);
+      else if (entry.isDirectory() && isGroupName(entry.name)) await this.#openOne(entry.name);
+      else this.#options.logger.warn({ entry: entry.name }, 'not a group, left alone');
+    }
+  }
+
+  /** The open group. Throws `not-found`; `unavailable` with the reason for one that failed. */
+  require(name: string): Group {
+    const group = this.#open.get(name);
+    if (group !== undefined) return group;
+    const reason = this.#failed.get(name);
+    if (reason !== undefined)
+      throw new EngineError('unavailable', `group ${name} could not be opened: ${reason}`);
+    throw new EngineError('not-found', `there is no group ${JSON.stringify(name)} on this node`);
+  }
+
+  /** Durable when it resolves; when it rejects nothing is left of it. */
+  async create(spec: GroupSpec): Promise<Group> {
+    checkName('group', spec.name);
+    if (this.#open.has(spec.name) || this.#failed.has(spec.name)) {
+      throw new EngineError(
+        'exists',
+        `there is a group ${spec.name} already: choose another name, or delete it first`,
+      );
+    }
+    return this.#changingOne(spec.name, async () => {
+      const path = this.#pathOf(spec.name);
+      let group: Group;
+      try {
+        group = await Group.create(await this.#options.openFolder(path), spec, this.#options.clock);
+      } catch (error) {
+        await rm(path, { recursive: true, force: true });
+        throw error;
+      }
+      this.#open.set(spec.name, group);
+      return group;
+    });
+  }
+
+  /**
+   * Closes a group and removes its folder; files that were named at `create` lie elsewhere and stay. The caller has made
+   * sure that nobody uses it. One that failed to open is removed as well.
+   */
+  async delete(name: string): Promise<void> {
+    await this.#changingOne(name, async () => {
+      const group = this.#open.get(name);
+      this.#open.delete(name);
+      try {
+        await group?.close();
+      } catch (error) {
+        // It is to go away: that its last flush failed does not keep it.
+        this.#options.logger.warn(
+          { err: error, group: name },
+          'closing a group that is being deleted failed',
+        );
+      }
+      // Gone at once, as one step, however long the removal of its files takes.
+      const trash = `${DELETED_PREFIX}${randomUUID()}`;
+      try {
+        await rename(this.#pathOf(name), join(this.#options.path, trash));
+        await syncFolder(this.#options.path);
+      } catch (error) {
+        if (group !== undefined) await this.#openOne(name);
+        throw storeError(`group ${name} was not deleted`, error);
+      }
+      this.#failed.delete(name);
+      await this.#finishDeletion(trash);
+    });
+  }
+
+  /** Flushes and closes all. Returns the names of those that could not be, with the reason in the log. */
+  async close(): Promise<string[]> {
+    const failures: string[] = [];
+    for (const [name, group] of this.#open) {
+      try {
+        await group.close();
+      } catch (error) {
+        failures.push(name);
+        this.#options.logger.error({ err: error, group: name }, 'closing a group failed');
+      }
+    }
+    this.#open.clear();
+    return failures;
+  }
+
+  async #openOne(name: string): Promise<void> {
+    try {
+      const folder = await this.#options.openFolder(this.#pathOf(name));
+      this.#open.set(name, await Group.open(folder, this.#options.clock));
+      this.#failed.delete(name);
+    } catch (error) {
+      const reason = error instanceof Error ? error.message : String(error);
+      this.#failed.set(name, reason);
+      this.#options.logger.error({ err: error, group: name }, 'a group could not be opened');
+      this.#options.events.emit({
+        type: 'group.failed',
+        message: `group ${name} could not be opened: ${reason}`,
+        group: name,
+      });
+    }
+  }
+
+  async #finishDeletion(entry: string): Promise<void> {
+    try {
+      await rm(join(this.#options.path, entry), { recursive: true, force: true });
+    } catch (error) {
+      this.#options.logger.warn(
+        { err: error, entry },
+        'files of a deleted group are left; the next start tries again',
+      );
+    }
+  }
+
+  async #changingOne<Result>(name: string, run: () => Promise<Result>): Promise<Result> {
+    if (this.#changing.has(name)) {
+      throw new EngineError('in-use', `group ${name} is being created or deleted: wait for that to end`);
+    }
+    this.#changing.add(name);
+    try {
+      return await run();
+    } finally {
+      this.#changing.delete(name);
+    }
+  }
+
+  #pathOf(name: string): string {
+    return join(this.#options.path, name);
+  }
+}
+
+function isGroupName(name: string): boolean {
+  try {
+    checkName('group', name);
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+function storeError(what: string, error: unknown): EngineError {
+  const errno = errnoOf(error);
+  return new EngineError('disk', `${what}: ${errno ?? String(error)}`, {
+    ...(errno === undefined ? {} : { errno }),
+    cause: error,
+  });
+}

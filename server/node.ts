@@ -1,0 +1,345 @@
+/**
+ * A node: the composition of all that `tidemark serve` runs. Everything that touches the machine is handed in or made
+ * here, so that tests run whole nodes in one process, each in a folder of its own.
+ *
+ * Start, each step undone in reverse when a later one fails:
+ *   look at the folder · lock it · claim it · open the groups · listen for NBD · listen for control
+ * Stop:
+ *   no more changes · devices released (their last flush still needs the server) · NBD drained and closed ·
+ *   groups flushed and closed · control closed · lock released
+ */
+import type { Clock } from '../engine/clock.ts';
+import type { DiskFolder } from '../engine/disk/disk.ts';
+import { EngineError, errnoOf } from '../engine/errors.ts';
+import { DEFAULT_REGION_BYTES } from '../engine/units.ts';
+import { formatNbdUri, type NbdUri } from '../protocol/uri.ts';
+import type { Settings } from './config.ts';
+import type { NodeControl } from './control/node-control.ts';
+import type { AttachRequest, DeviceView, GroupRequest, GroupStatus, NodeStatus } from './control/schemas.ts';
+import { ControlSocket } from './control/socket.ts';
+import type { EventLog } from './events.ts';
+import { Exports } from './exports.ts';
+import { GroupStore } from './group-store.ts';
+import type { KernelDevices } from './kernel/kernel-devices.ts';
+import type { Logger } from './logger.ts';
+import { Metrics } from './metrics.ts';
+import { NbdServer } from './nbd-server.ts';
+import {
+  claimIdentity,
+  makeStateFolder,
+  type NodeIdentity,
+  readIdentity,
+  statePaths,
+} from './state-folder.ts';
+import { StateLock } from './state-lock.ts';
+import { deviceViewOf, failedGroupStatus, groupStatusOf, type StatusContext } from './status.ts';
+import { tidemarkVersion } from './version.ts';
+
+/** The part of `KernelDevices` that a node uses. */
+export type DeviceManager = Pick<KernelDevices, 'attach' | 'detach' | 'list' | 'release'>;
+
+export interface NodeOptions {
+  readonly settings: Settings;
+  /** Digest of this machine's identity (see `machineDigest`). */
+  readonly machine: string | null;
+  readonly adopt: boolean;
+  readonly clock: Clock;
+  readonly logger: Logger;
+  readonly events: EventLog;
+  readonly devices: DeviceManager;
+  readonly openFolder: (path: string) => Promise<DiskFolder>;
+}
+
+/** Connections of a kernel device that was not told a number: more help only where one core is not enough. */
+const DEFAULT_DEVICE_CONNECTIONS = 1;
+
+export class TidemarkNode implements NodeControl {
+  readonly events: EventLog;
+  readonly #options: NodeOptions;
+  readonly #identity: NodeIdentity;
+  readonly #groups: GroupStore;
+  readonly #exports = new Exports();
+  readonly #server: NbdServer;
+  readonly #metrics: Metrics;
+  readonly #startedAt: string;
+  readonly #version = tidemarkVersion();
+  readonly #listeners: NbdUri[] = [];
+  #control: ControlSocket | undefined;
+  #stopping: Promise<string[]> | undefined;
+
+  private constructor(options: NodeOptions, identity: NodeIdentity, groups: GroupStore) {
+    this.#options = options;
+    this.events = options.events;
+    this.#identity = identity;
+    this.#groups = groups;
+    this.#startedAt = new Date(options.clock.nowMs()).toISOString();
+    this.#server = new NbdServer({
+      exports: this.#exports,
+      limits: options.settings.limits,
+      logger: options.logger,
+      events: options.events,
+    });
+    this.#metrics = new Metrics({
+      counters: this.#server.counters,
+      permits: this.#server.permits,
+      sessionCount: () => this.#server.sessions().length,
+      connectionCount: () => this.#server.connectionCount,
+      groups: () => this.#groupStatuses(),
+    });
+  }
+
+  /** A node that serves. Rejects with an `EngineError` of one line; nothing runs then, and nothing is locked. */
+  static async start(options: NodeOptions): Promise<TidemarkNode> {
+    const { settings, clock, events, logger, openFolder } = options;
+    const paths = statePaths(settings.stateFolder);
+    const identityOptions = { machine: options.machine, adopt: options.adopt, nowMs: clock.nowMs() };
+    await readIdentity(paths, identityOptions);
+    await makeStateFolder(paths);
+    const undo: (() => Promise<unknown>)[] = [];
+    try {
+      const lock = await StateLock.take(paths);
+      undo.push(() => lock.release());
+      const { identity, adopted } = await claimIdentity(paths, identityOptions);
+      const groups = new GroupStore({ path: paths.groups, clock, events, logger, openFolder });
+      undo.push(() => groups.close());
+      await groups.openAll();
+      const node = new TidemarkNode(options, identity, groups);
+      undo.push(() => node.#server.shutdown());
+      for (const group of groups.groups.values()) node.#exports.add(group);
+      for (const uri of settings.listen) await node.#listen(uri);
+      node.#control = await ControlSocket.open(settings.controlPath, node, logger, node.#version);
+      node.#release = () => lock.release();
+      if (adopted) {
+        events.emit({
+          type: 'node.adopted',
+          message: `the state of another machine was taken over as node ${identity.id}`,
+        });
+      }
+      events.emit({
+        type: 'node.started',
+        message: `node ${identity.id} serves ${groups.groups.size} groups`,
+      });
+      return node;
+    } catch (error) {
+      for (const step of undo.reverse()) {
+        await step().catch((failure: unknown) =>
+          logger.error({ err: failure }, 'giving up a start failed in part'),
+        );
+      }
+      throw error;
+    }
+  }
+
+  #release: () => Promise<void> = async () => {};
+
+  /** NBD URIs listened at, with the ports that were really bound. */
+  get listeners(): readonly NbdUri[] {
+    return this.#listeners;
+  }
+
+  get controlPath(): string {
+    return this.#options.settings.controlPath;
+  }
+
+  get id(): string {
+    return this.#identity.id;
+  }
+
+  /**
+   * A clean stop: what is in flight is finished, everything is durable, nothing is left running. Returns the names of the
+   * groups that could not be flushed. A second call waits for the first.
+   */
+  stop(): Promise<string[]> {
+    this.#stopping ??= this.#stop();
+    return this.#stopping;
+  }
+
+  async #stop(): Promise<string[]> {
+    const { logger } = this.#options;
+    const step = async (what: string, run: () => Promise<unknown>): Promise<void> => {
+      try {
+        await run();
+      } catch (error) {
+        logger.error({ err: error }, `${what} failed`);
+      }
+    };
+    await step('releasing the devices', () => this.#options.devices.release());
+    await step('closing the NBD sessions', () => this.#server.shutdown());
+    const failures = await this.#groups.close();
+    this.events.emit({ type: 'node.stopped', message: 'the node has stopped' });
+    await step('closing the control socket', async () => this.#control?.close());
+    await step('releasing the lock', this.#release);
+    return failures;
+  }
+
+  status(): NodeStatus {
+    const { settings } = this.#options;
+    return {
+      node: {
+        id: this.#identity.id,
+        version: this.#version,
+        pid: process.pid,
+        state: settings.stateFolder,
+        startedAt: this.#startedAt,
+        listen: this.#listeners.map(formatNbdUri),
+        advertise: settings.advertise ?? null,
+      },
+      groups: this.#groupStatuses(),
+      sessions: this.#server.sessions(),
+      devices: this.devices(),
+    };
+  }
+
+  groupStatus(name: string): GroupStatus {
+    const reason = this.#groups.failed.get(name);
+    if (reason !== undefined) return failedGroupStatus(name, reason);
+    return groupStatusOf(this.#groups.require(name), this.#context());
+  }
+
+  async createGroup(request: GroupRequest): Promise<GroupStatus> {
+    this.#refuseWhenStopping();
+    const group = await this.#groups.create({
+      name: request.name,
+      regionBytes: request.regionSize ?? DEFAULT_REGION_BYTES,
+      volumes: request.volumes.map(({ name, size, file }) => ({
+        name,
+        ...(size === undefined ? {} : { sizeBytes: size }),
+        ...(file === undefined ? {} : { file }),
+      })),
+    });
+    this.#exports.add(group);
+    this.events.emit({
+      type: 'group.created',
+      message: `group ${group.name} created with ${group.volumes.size} volumes`,
+      group: group.name,
+    });
+    return groupStatusOf(group, this.#context());
+  }
+
+  async deleteGroup(name: string): Promise<void> {
+    this.#refuseWhenStopping();
+    if (!this.#groups.failed.has(name)) this.#refuseWhileUsed(this.#groups.require(name).name);
+    // No new session from here on: none slips in between the look and the closing.
+    this.#exports.remove(name);
+    try {
+      await this.#groups.delete(name);
+    } catch (error) {
+      const kept = this.#groups.groups.get(name);
+      if (kept !== undefined) this.#exports.add(kept);
+      throw error;
+    }
+    this.events.emit({ type: 'group.deleted', message: `group ${name} deleted`, group: name });
+  }
+
+  devices(): DeviceView[] {
+    return this.#options.devices.list().map(deviceViewOf);
+  }
+
+  async attach(request: AttachRequest): Promise<DeviceView> {
+    this.#refuseWhenStopping();
+    const [groupName = ''] = request.export.split('/');
+    this.#groups.require(groupName);
+    const served = request.export.includes('/') ? this.#exports.find(request.export) : undefined;
+    if (served === undefined) {
+      throw new EngineError(
+        'not-found',
+        `there is no volume ${JSON.stringify(request.export)}: name it as GROUP/VOLUME`,
+      );
+    }
+    const uri = this.#localUri();
+    if (uri === undefined)
+      throw new EngineError('unavailable', 'the node listens nowhere that its own kernel could connect to');
+    const device = await this.#options.devices.attach({
+      exportName: served.name,
+      uri,
+      device: request.device,
+      connections: request.connections ?? DEFAULT_DEVICE_CONNECTIONS,
+      readOnly: request.readOnly ?? false,
+      timeoutSeconds: request.timeoutSeconds ?? 0,
+    });
+    return deviceViewOf(device);
+  }
+
+  async detach(device: string, force: boolean): Promise<void> {
+    await this.#options.devices.detach(device, { force });
+  }
+
+  async metrics(): Promise<{ contentType: string; text: string }> {
+    return { contentType: this.#metrics.contentType, text: await this.#metrics.text() };
+  }
+
+  async #listen(uri: NbdUri): Promise<void> {
+    try {
+      this.#listeners.push(await this.#server.listen(uri));
+    } catch (error) {
+      if (error instanceof EngineError) throw error;
+      const errno = errnoOf(error);
+      const why = LISTEN_REASONS[errno ?? ''] ?? (error instanceof Error ? error.message : String(error));
+      throw new EngineError('disk', `cannot listen at ${formatNbdUri(uri)}: ${why}`, { cause: error });
+    }
+    if (uri.address.kind === 'tcp' && !isLoopback(uri.address.host)) {
+      const message = `${formatNbdUri(uri)} has no authentication and no encryption: whoever reaches it can read and write every volume`;
+      this.#options.logger.warn({ listener: formatNbdUri(uri) }, message);
+      this.events.emit({ type: 'listener.exposed', message });
+    }
+  }
+
+  /** A listener that this machine's own clients reach: a unix socket if there is one. */
+  #localUri(): NbdUri | undefined {
+    const unix = this.#listeners.find((uri) => uri.address.kind === 'unix');
+    if (unix !== undefined) return unix;
+    const [first] = this.#listeners;
+    if (first?.address.kind !== 'tcp') return undefined;
+    const anywhere: Readonly<Record<string, string>> = { '0.0.0.0': '127.0.0.1', '::': '::1' };
+    const host = anywhere[first.address.host] ?? first.address.host;
+    return { ...first, address: { ...first.address, host } };
+  }
+
+  #context(): StatusContext {
+    return {
+      sessions: this.#server.sessions(),
+      devices: this.#options.devices.list(),
+      localUri: this.#localUri(),
+    };
+  }
+
+  #groupStatuses(): GroupStatus[] {
+    const context = this.#context();
+    const open = [...this.#groups.groups.values()].map((group) => groupStatusOf(group, context));
+    const failed = [...this.#groups.failed].map(([name, reason]) => failedGroupStatus(name, reason));
+    return [...open, ...failed].sort((a, b) => (a.name < b.name ? -1 : 1));
+  }
+
+  #refuseWhileUsed(name: string): void {
+    const prefix = `${name}/`;
+    const devices = this.#options.devices.list().filter((device) => device.exportName.startsWith(prefix));
+    if (devices.length > 0) {
+      const names = devices.map((device) => device.device).join(', ');
+      throw new EngineError('in-use', `group ${name} is attached to ${names}: detach first`);
+    }
+    const sessions = this.#server.sessions().filter((session) => session.exportName.startsWith(prefix));
+    if (sessions.length > 0) {
+      const who = sessions.slice(0, 3).map((session) => `${session.peer} on ${session.exportName}`);
+      const more = sessions.length > who.length ? ` and ${sessions.length - who.length} more` : '';
+      throw new EngineError(
+        'in-use',
+        `group ${name} is in use by ${who.join(', ')}${more}: disconnect first`,
+      );
+    }
+  }
+
+  #refuseWhenStopping(): void {
+    if (this.#stopping !== undefined) throw new EngineError('unavailable', 'the node is shutting down');
+  }
+}
+
+const LISTEN_REASONS: Readonly<Record<string, string>> = {
+  EADDRINUSE: 'another process listens there',
+  EADDRNOTAVAIL: 'this machine has no such address',
+  EACCES: 'permission denied',
+  ENOTFOUND: 'the host name is unknown',
+};
+
+function isLoopback(host: string): boolean {
+  return host === 'localhost' || host === '::1' || /^127\./.test(host);
+}
