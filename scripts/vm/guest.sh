@@ -1,2 +1,84 @@
-# What guest scenarios share. Sourced by each (`. /guest/guest.sh`); run as `sh guest.sh clean-up` between them.
-true
+# What the guest scenarios share. Each sources it (`. /guest/guest.sh`) and runs under `sh -eux`; init runs it as
+# `sh guest.sh clean-up` between scenarios. Conditions are waited for without a bound of their own: the scenario has one.
+
+export TIDEMARK_STATE=/state/node
+
+tidemark() { node /app/dist/server/main.js "$@"; }
+
+# start_node [serve's options]: returns when it is ready; $node_pid.
+start_node() {
+  : >/tmp/node.out
+  node /app/dist/server/main.js serve "$@" >/tmp/node.out 2>>/tmp/node.log &
+  node_pid=$!
+  until [ -s /tmp/node.out ]; do
+    kill -0 "$node_pid"
+    sleep 0.1
+  done
+}
+
+stop_node() {
+  kill -TERM "$node_pid"
+  wait "$node_pid"
+}
+
+# attach EXPORT [options]: $device.
+attach() {
+  tidemark attach "$@" >/tmp/attach.out
+  device=$(grep -o '/dev/nbd[0-9]*' /tmp/attach.out | head -n 1)
+  [ -b "$device" ]
+}
+
+# The serving helper of a device.
+helper_pid() { cat "/sys/block/${1#/dev/}/pid"; }
+
+wait_until() {
+  until "$@"; do sleep 0.1; done
+}
+
+is_free() { [ ! -e "/sys/block/${1#/dev/}/pid" ]; }
+
+# fails_with TEXT COMMAND...: the command must end with status 1 and say TEXT on one line of standard error.
+fails_with() {
+  expected=$1
+  shift
+  status=0
+  "$@" 2>/tmp/stderr || status=$?
+  cat /tmp/stderr
+  [ "$status" = 1 ]
+  grep -q -e "$expected" /tmp/stderr
+  [ "$(wc -l </tmp/stderr)" = 1 ]
+}
+
+# refuses COMMAND...: must fail. (`! command` would not do: `set -e` does not look at it.)
+refuses() {
+  if "$@"; then return 1; fi
+}
+
+size_of() { echo $(($(cat "/sys/block/${1#/dev/}/size") * 512)); }
+
+checksum() { sha256sum "$1" | cut -d' ' -f1; }
+
+# Random files of several sizes under a folder, with their checksums in a list.
+fill() {
+  for i in 1 2 3 4 5 6 7 8; do
+    dd if=/dev/urandom of="$1/file$i" bs="$((i * 37))k" count=1 2>/dev/null
+  done
+  (cd "$1" && sha256sum file*) >"$2"
+}
+
+clean_up() {
+  cd /
+  swapoff -a 2>/dev/null || true
+  umount /mnt 2>/dev/null || umount -l /mnt 2>/dev/null || true
+  for comm in /proc/[0-9]*/comm; do
+    pid=${comm#/proc/}
+    pid=${pid%/comm}
+    case "$(cat "$comm" 2>/dev/null)" in node | MainThread | sqlite3 | fio) kill -KILL "$pid" 2>/dev/null ;; esac
+  done
+  for folder in /sys/block/nbd*; do
+    [ ! -e "$folder/pid" ] || nbd-client -d "/dev/${folder##*/}" >/dev/null 2>&1 || true
+  done
+  rm -rf /state/* /tmp/* 2>/dev/null
+}
+
+if [ "${1:-}" = clean-up ]; then clean_up; fi

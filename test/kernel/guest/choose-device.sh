@@ -1,0 +1,53 @@
+# Which device, which size, and what is said when it cannot be.
+. /guest/guest.sh
+
+start_node
+tidemark create g --volume a:16M --volume b:16M --volume huge:12T --volume odd:10000000
+attach g/a /dev/nbd3
+[ "$device" = /dev/nbd3 ]
+attach g/a
+[ "$device" = /dev/nbd0 ]
+attach g/b
+[ "$device" = /dev/nbd1 ]
+fails_with '/dev/nbd3 is in use (attached to g/a)' tidemark attach g/b /dev/nbd3
+fails_with 'g/none' tidemark attach g/none
+fails_with 'not an nbd device' tidemark attach g/b /dev/vda
+fails_with 'the kernel has no /dev/nbd99' tidemark attach g/b /dev/nbd99
+is_free /dev/nbd2
+
+# Two at once never get the same device.
+tidemark attach g/a >/tmp/one &
+tidemark attach g/b >/tmp/two
+wait $!
+[ "$(grep -o '/dev/nbd[0-9]*' /tmp/one | head -n 1)" != "$(grep -o '/dev/nbd[0-9]*' /tmp/two | head -n 1)" ]
+
+# Beyond 2^31 blocks; and a size that is not a multiple of a block: the kernel sees whole blocks of 512.
+attach g/huge
+[ "$(size_of "$device")" = $((12 * 1024 * 1024 * 1024 * 1024)) ]
+dd if=/dev/urandom of="$device" bs=4k count=1 seek=3221225471 conv=fsync
+attach g/odd
+[ "$(size_of "$device")" = $((10000000 / 512 * 512)) ]
+[ "$(cat "/sys/block/${device#/dev/}/queue/logical_block_size")" = 512 ]
+
+# A partition table is read at attach.
+attach g/b /dev/nbd7
+printf 'n\np\n1\n\n\nw\n' | fdisk "$device" || true
+tidemark detach "$device"
+attach g/b "$device"
+[ -b "${device}p1" ]
+
+# A timeout is what the driver was told.
+tidemark detach "$device"
+attach g/b "$device" --timeout 7
+[ "$(cat "/sys/block/${device#/dev/}/queue/io_timeout")" = 7000 ]
+
+stop_node
+start_node
+rmmod nbd
+fails_with 'modprobe nbd' tidemark attach g/a
+tidemark doctor >/tmp/doctor.txt || true
+grep -q 'modprobe nbd' /tmp/doctor.txt
+modprobe nbd max_part=8 nbds_max=8
+attach g/a
+tidemark doctor
+tidemark detach "$device"
