@@ -34,6 +34,7 @@ export class Receiver {
   #targetFilled = 0;
   #targetDone: (() => void) | null = null;
   #skipBytes = 0;
+  #foreign: Buffer | null = null;
 
   constructor(shared: Buffer, slabs: BufferPool, consume: Consume) {
     assert(slabs.bufferBytes >= 2 * shared.length, 'a slab holds a partial request and a whole read');
@@ -71,10 +72,10 @@ export class Receiver {
     }
     if (this.#armed !== this.#shared) {
       this.#end += byteCount;
-      this.pump();
+      this.#offerHeld();
     } else if (this.heldBytes > 0) {
       this.#hold(this.#shared, 0, byteCount);
-      this.pump();
+      this.#offerHeld();
     } else {
       const taken = this.#take(this.#shared, 0, byteCount);
       if (taken < byteCount) this.#hold(this.#shared, taken, byteCount);
@@ -82,21 +83,19 @@ export class Receiver {
     if (this.#slab !== null && this.#start === this.#end) this.#dropSlab();
   }
 
-  /** The same for a socket that brings buffers of its own. The bytes are copied where they are kept. */
+  /**
+   * The same for a socket that brings buffers of its own, which become ours: they are copied piece by piece into where `nextBuffer`
+   * would have had them. What finds no room, because the consumer waits, is kept until `pump`.
+   */
   receivedForeign(bytes: Buffer): void {
-    for (let at = 0; at < bytes.length; ) {
-      const room = this.nextBuffer();
-      const count = bytes.copy(room, 0, at);
-      at += count;
-      this.received(count);
-    }
+    this.#foreign = this.#foreign === null ? bytes : Buffer.concat([this.#foreign, bytes]);
+    this.#feed();
   }
 
   /** Offers the held bytes to the consumer again: it can go on now. */
   pump(): void {
-    if (this.#slab !== null && this.heldBytes > 0) {
-      this.#start = this.#take(this.#slab, this.#start, this.#end);
-    }
+    this.#offerHeld();
+    this.#feed();
   }
 
   /** Called by the consumer: throw away so many bytes after those it says it took. */
@@ -119,7 +118,23 @@ export class Receiver {
   close(): void {
     this.#target = null;
     this.#targetDone = null;
+    this.#foreign = null;
     if (this.#slab !== null) this.#dropSlab();
+  }
+
+  #offerHeld(): void {
+    if (this.#slab !== null && this.heldBytes > 0) {
+      this.#start = this.#take(this.#slab, this.#start, this.#end);
+    }
+  }
+
+  #feed(): void {
+    while (this.#foreign !== null && this.heldBytes < this.#shared.length) {
+      const room = this.nextBuffer();
+      const count = this.#foreign.copy(room);
+      this.#foreign = count < this.#foreign.length ? this.#foreign.subarray(count) : null;
+      this.received(count);
+    }
   }
 
   #targetReceived(byteCount: number): void {
@@ -131,7 +146,7 @@ export class Receiver {
       this.#armed.copy(target, this.#targetFilled, 0, count);
       this.#advanceTarget(target, count);
       if (count < byteCount) this.#hold(this.#armed, count, byteCount);
-      this.pump();
+      this.#offerHeld();
       return;
     }
     this.#advanceTarget(target, byteCount);
