@@ -40,7 +40,7 @@ export class ExpectedReply implements SentRequest {
 
   /** The first error that the server told of; the whole request has failed when it is not `NBD_SUCCESS`. */
   error: number = NBD_SUCCESS;
-  /** The server's words about it, for a person. */
+  /** The server's words about it, fit for one line of a log; often empty. */
   errorText = '';
   /** Of a block status request: extents by context id, from the request's offset, none beyond its end. */
   readonly extents: Map<number, BlockStatusExtent[]> = new Map();

@@ -22,6 +22,7 @@ import {
 } from './constants.ts';
 import { type ExpectedReply, MAX_KEPT_EXTENTS, type Misfit } from './expected-reply.ts';
 import type { BlockStatusExtent, ReplyMode } from './reply.ts';
+import { displayText } from './text.ts';
 
 const TWO_TO_32 = 0x1_0000_0000;
 const ERROR_CHUNK = 1 << 15;
@@ -335,7 +336,7 @@ export class ReplyParser {
     // The value must not be zero; a failure without a reason is one still.
     this.#current.fail(
       error === NBD_SUCCESS ? NBD_EINVAL : error,
-      bytes.toString('utf8', at + 6, at + 6 + textBytes),
+      displayText(bytes.subarray(at + 6, at + 6 + textBytes)),
     );
     return this.#endChunk();
   }
