@@ -1,0 +1,49 @@
+import type { Command } from 'commander';
+import { MAX_DEVICE_CONNECTIONS } from '../control/schemas.ts';
+import { countArgument, deviceArgument, exportArgument } from './arguments.ts';
+import type { Finish } from './program.ts';
+import { type NodeFlags, type Output, withNode, withNodeFlags } from './session.ts';
+
+interface AttachFlags extends NodeFlags {
+  readonly connections?: number;
+  readonly readOnly?: boolean;
+  readonly timeout?: number;
+}
+
+/** The kernel takes seconds as a number of clock ticks; a day is beyond any use. */
+const MAX_TIMEOUT_SECONDS = 86_400;
+
+export function addAttach(program: Command, output: Output, finish: Finish): void {
+  const command = program
+    .command('attach')
+    .description('attach a volume to a kernel device, and print its name')
+    .argument('<GROUP/VOLUME>', 'the volume', exportArgument)
+    .argument('[device]', 'such as /dev/nbd0 (default: the first free one)', deviceArgument)
+    .option(
+      '--connections <n>',
+      'connections to the node (default: 1)',
+      countArgument(1, MAX_DEVICE_CONNECTIONS),
+    )
+    .option('--read-only', 'refuse writes')
+    .option(
+      '--timeout <seconds>',
+      'fail requests that take longer (default: 0, never)',
+      countArgument(0, MAX_TIMEOUT_SECONDS),
+    );
+  withNodeFlags(command).action(
+    async (exportName: string, device: string | undefined, flags: AttachFlags) => {
+      const status = await withNode(flags, async (client) => {
+        const attached = await client.attach({
+          export: exportName,
+          ...(device === undefined ? {} : { device }),
+          ...(flags.connections === undefined ? {} : { connections: flags.connections }),
+          ...(flags.readOnly === undefined ? {} : { readOnly: flags.readOnly }),
+          ...(flags.timeout === undefined ? {} : { timeoutSeconds: flags.timeout }),
+        });
+        output.line(attached.device);
+        return undefined;
+      });
+      finish(status);
+    },
+  );
+}

@@ -1,0 +1,19 @@
+import type { Command } from 'commander';
+import { groupArgument } from './arguments.ts';
+import type { Finish } from './program.ts';
+import { type NodeFlags, type Output, withNode, withNodeFlags } from './session.ts';
+
+export function addDelete(program: Command, output: Output, finish: Finish): void {
+  const command = program
+    .command('delete')
+    .description('delete a group that nobody uses; files named at create stay')
+    .argument('<group>', 'its name', groupArgument);
+  withNodeFlags(command).action(async (name: string, flags: NodeFlags) => {
+    const status = await withNode(flags, async (client) => {
+      await client.deleteGroup(name);
+      output.line(`deleted ${name}`);
+      return undefined;
+    });
+    finish(status);
+  });
+}

@@ -1,0 +1,34 @@
+import type { Command } from 'commander';
+import { type DoctorFinding, runDoctor } from '../kernel/doctor.ts';
+import { DONE, REFUSED } from './exit-status.ts';
+import type { Finish } from './program.ts';
+import { type NodeFlags, type Output, stateFolderOf, withNodeFlags } from './session.ts';
+
+interface DoctorFlags extends NodeFlags {
+  readonly json?: boolean;
+}
+
+/** Looks at this machine, not at a node: it is for the time before one runs. */
+export function addDoctor(program: Command, output: Output, finish: Finish): void {
+  const command = program
+    .command('doctor')
+    .description('check what this machine has of what Tidemark needs')
+    .option('--json', 'as JSON');
+  withNodeFlags(command).action(async (flags: DoctorFlags) => {
+    const findings = await runDoctor(stateFolderOf(flags));
+    output.line(flags.json === true ? JSON.stringify({ findings }, null, 2) : formatFindings(findings));
+    finish(findings.every((finding) => finding.ok) ? DONE : REFUSED);
+  });
+}
+
+export function formatFindings(findings: readonly DoctorFinding[]): string {
+  const width = Math.max(...findings.map((finding) => finding.check.length));
+  return findings
+    .map((finding) => {
+      const line = `${finding.ok ? 'ok     ' : 'MISSING'}  ${finding.check.padEnd(width)}  ${finding.detail}`;
+      return finding.ok || finding.remedy === undefined
+        ? line
+        : `${line}\n         ${' '.repeat(width)}  → ${finding.remedy}`;
+    })
+    .join('\n');
+}

@@ -1,0 +1,130 @@
+import { setTimeout as sleep } from 'node:timers/promises';
+import type { Command } from 'commander';
+import type { ControlClient } from '../control/client.ts';
+import type { GroupStatus, NodeStatus, VolumeStatus } from '../control/schemas.ts';
+import { formatSize } from '../sizes.ts';
+import { groupArgument } from './arguments.ts';
+import type { Finish } from './program.ts';
+import { type NodeFlags, type Output, withNode, withNodeFlags } from './session.ts';
+import { type Column, formatTable } from './table.ts';
+
+interface StatusFlags extends NodeFlags {
+  readonly json?: boolean;
+  readonly watch?: boolean;
+}
+
+const WATCH_PERIOD_MS = 1000;
+/** ANSI: cursor to the top left, and everything behind it cleared. */
+const CLEAR_SCREEN = '\u001b[H\u001b[J';
+
+export function addStatus(program: Command, output: Output, finish: Finish): void {
+  const command = program
+    .command('status')
+    .description('show the node, its groups and volumes')
+    .argument('[group]', 'only this group', groupArgument)
+    .option('--json', 'as JSON')
+    .option('--watch', 'again every second, until interrupted');
+  withNodeFlags(command).action(async (group: string | undefined, flags: StatusFlags) => {
+    const status = await withNode(flags, async (client) => {
+      do {
+        const found = await readStatus(client, group);
+        if (flags.watch === true && output.isTerminal) output.raw(CLEAR_SCREEN);
+        output.line(flags.json === true ? formatJson(found, flags.watch === true) : formatStatus(found));
+        if (flags.watch === true) await sleep(WATCH_PERIOD_MS);
+      } while (flags.watch === true);
+      return undefined;
+    });
+    finish(status);
+  });
+}
+
+/** The status of the node, reduced to one group when that is asked for; the node refuses a group that it has not. */
+async function readStatus(client: ControlClient, group: string | undefined): Promise<NodeStatus> {
+  if (group !== undefined) await client.group(group);
+  const status = await client.status();
+  if (group === undefined) return status;
+  const concerns = (exportName: string): boolean => exportName.startsWith(`${group}/`);
+  return {
+    ...status,
+    groups: status.groups.filter((found) => found.name === group),
+    sessions: status.sessions.filter((session) => concerns(session.exportName)),
+    devices: status.devices.filter((device) => concerns(device.export)),
+  };
+}
+
+function formatJson(status: NodeStatus, oneLine: boolean): string {
+  return oneLine ? JSON.stringify(status) : JSON.stringify(status, null, 2);
+}
+
+const VOLUME_COLUMNS: readonly Column[] = [
+  { title: 'VOLUME' },
+  { title: 'ROLE' },
+  { title: 'SIZE', align: 'right' },
+  { title: 'REGION', align: 'right' },
+  { title: 'WRITTEN', align: 'right' },
+  { title: 'REGIONS', align: 'right' },
+  { title: 'SESSIONS', align: 'right' },
+  { title: 'DEVICE' },
+  { title: 'STATE' },
+];
+
+export function formatStatus(status: NodeStatus): string {
+  const { node } = status;
+  const head = [
+    `node ${node.id}, tidemark ${node.version}, pid ${node.pid}, since ${node.startedAt}`,
+    ...node.listen.map((uri) => `listening at ${uri}`),
+    ...(node.advertise === null ? [] : [`advertised as ${node.advertise}`]),
+  ].join('\n');
+  if (status.groups.length === 0)
+    return `${head}\n\nno groups; make one with: tidemark create GROUP --volume NAME:SIZE`;
+  const rows = status.groups.flatMap((group) => group.volumes.map((volume) => volumeRow(group, volume)));
+  const failed = status.groups.filter((group) => group.state === 'failed');
+  const parts = [
+    head,
+    ...(rows.length === 0 ? [] : [formatTable(VOLUME_COLUMNS, rows)]),
+    ...failed.map((group) => `group ${group.name} FAILED: ${group.reason ?? 'for no known reason'}`),
+    ...(status.sessions.length === 0 ? [] : [formatSessions(status)]),
+  ];
+  return parts.join('\n\n');
+}
+
+function volumeRow(group: GroupStatus, volume: VolumeStatus): string[] {
+  // The last region may be short, so that all regions can be a little more than the volume.
+  const writtenBytes = Math.min(volume.writtenRegions * volume.regionSize, volume.size);
+  return [
+    volume.export,
+    group.role ?? '-',
+    formatSize(volume.size),
+    formatSize(volume.regionSize),
+    formatSize(writtenBytes),
+    `${volume.writtenRegions}/${volume.totalRegions}`,
+    String(volume.sessions),
+    volume.devices.join(',') || '-',
+    volume.failure === null ? 'ok' : `FAILED: ${volume.failure}`,
+  ];
+}
+
+const SESSION_COLUMNS: readonly Column[] = [
+  { title: 'SESSION' },
+  { title: 'EXPORT' },
+  { title: 'PEER' },
+  { title: 'SINCE' },
+  { title: 'READ', align: 'right' },
+  { title: 'WRITTEN', align: 'right' },
+  { title: 'REQUESTS', align: 'right' },
+  { title: 'IN FLIGHT', align: 'right' },
+];
+
+function formatSessions(status: NodeStatus): string {
+  const rows = status.sessions.map((session) => [
+    String(session.id),
+    session.exportName + (session.readOnly ? ' (read-only)' : ''),
+    session.peer,
+    session.since,
+    formatSize(session.bytesRead),
+    formatSize(session.bytesWritten),
+    String(session.requests),
+    String(session.inFlight),
+  ]);
+  return formatTable(SESSION_COLUMNS, rows);
+}
