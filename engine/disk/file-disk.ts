@@ -194,6 +194,10 @@ export class FileDisk implements Disk {
 
   tryWrite(source: Buffer, sourceStart: number, lengthBytes: number, offsetBytes: number): boolean {
     this.#check(offsetBytes, lengthBytes);
+    return this.#tryWrite(source, sourceStart, lengthBytes, offsetBytes);
+  }
+
+  #tryWrite(source: Buffer, sourceStart: number, lengthBytes: number, offsetBytes: number): boolean {
     if (this.#allocating > 0 || lengthBytes > MAX_INLINE_BYTES) return false;
     const endBytes = offsetBytes + lengthBytes;
     if (offsetBytes % PAGE_BYTES !== 0 && !this.#cached(offsetBytes - 1)) return false;
@@ -238,7 +242,7 @@ export class FileDisk implements Disk {
     const edge = Buffer.alloc(1);
     if (offsetBytes % PAGE_BYTES !== 0) await this.#readAll(edge, 0, 1, offsetBytes - 1);
     if (endBytes % PAGE_BYTES !== 0 && endBytes < this.sizeBytes) await this.#readAll(edge, 0, 1, endBytes);
-    if (this.tryWrite(source, sourceStart, lengthBytes, offsetBytes)) return;
+    if (this.#tryWrite(source, sourceStart, lengthBytes, offsetBytes)) return;
     let done = 0;
     while (done < lengthBytes) {
       const put = await new Promise<number>((resolve, reject) => {

@@ -1,0 +1,322 @@
+import { assert } from '../errors.ts';
+import type { RegionIndex } from '../units.ts';
+
+/** Regions of a page: its bits are 4 KiB of memory, and 2 GiB of a volume at 64 KiB a region. */
+export const PAGE_REGIONS = 32768;
+const WORD_REGIONS = 32;
+export const PAGE_WORDS = PAGE_REGIONS / WORD_REGIONS;
+const ALL_ONES = 0xffff_ffff;
+
+/** Stands for every page that is set whole. Never written to: `clear` replaces it by a copy. */
+const fullPage = new Uint32Array(PAGE_WORDS).fill(ALL_ONES);
+
+/** A run of regions, `end` exclusive. */
+export interface RegionRun {
+  readonly first: RegionIndex;
+  readonly end: RegionIndex;
+}
+
+/** What others may do with a map that is not theirs. */
+export interface RegionMapView {
+  readonly length: number;
+  readonly count: number;
+  has(region: RegionIndex): boolean;
+  hasAll(first: RegionIndex, end: RegionIndex): boolean;
+  countRange(first: RegionIndex, end: RegionIndex): number;
+  nextSet(from: RegionIndex): RegionIndex;
+  nextClear(from: RegionIndex): RegionIndex;
+  runs(first?: RegionIndex, end?: RegionIndex): IterableIterator<RegionRun>;
+}
+
+/** Number of set bits of a 32-bit word. */
+function bitCount(word: number): number {
+  let n = word - ((word >>> 1) & 0x5555_5555);
+  n = (n & 0x3333_3333) + ((n >>> 2) & 0x3333_3333);
+  return Math.imul((n + (n >>> 4)) & 0x0f0f_0f0f, 0x0101_0101) >>> 24;
+}
+
+/** Bits `from` up to `to`, exclusive, of a word; 0 <= from < to <= 32. */
+function bitMask(from: number, to: number): number {
+  return ((ALL_ONES << from) & (ALL_ONES >>> (WORD_REGIONS - to))) >>> 0;
+}
+
+/** Number of the lowest set bit of a word that is not 0. */
+function lowestBit(word: number): number {
+  return 31 - Math.clz32(word & -word);
+}
+
+/**
+ * A bitmap with a bit for each region of a volume: the data change map of the patent. Paged, so that a volume of terabytes of which
+ * little was touched costs little memory; a page without a bit is no page, and a page of all bits is one for all.
+ *
+ * The bits that are set are counted as they come and go. Pages that change are noted as dirty, for a map file
+ * to write: bounded by the number of pages.
+ *
+ * Indexes go beyond 2^32, so pages are found by division and only bits inside a page by shifts.
+ */
+export class RegionMap implements RegionMapView {
+  readonly length: number;
+  readonly #pages: (Uint32Array | undefined)[];
+  /** Bits set in each page: at most 2^15. */
+  readonly #counts: Uint16Array;
+  readonly #dirty: Uint8Array;
+  #dirtyPages: number[] = [];
+  #count = 0;
+
+  constructor(length: number) {
+    assert(Number.isSafeInteger(length) && length >= 0, 'a map has a length');
+    this.length = length;
+    const pages = Math.ceil(length / PAGE_REGIONS);
+    this.#pages = new Array(pages).fill(undefined);
+    this.#counts = new Uint16Array(pages);
+    this.#dirty = new Uint8Array(pages);
+  }
+
+  /** Number of regions set. */
+  get count(): number {
+    return this.#count;
+  }
+
+  get pageCount(): number {
+    return this.#pages.length;
+  }
+
+  has(region: RegionIndex): boolean {
+    assert(region >= 0 && region < this.length, 'the region lies inside the map');
+    const index = Math.floor(region / PAGE_REGIONS);
+    const page = this.#pages[index];
+    if (page === undefined) return false;
+    const bit = region - index * PAGE_REGIONS;
+    return (((page[bit >>> 5] ?? 0) >>> (bit & 31)) & 1) === 1;
+  }
+
+  /** Whether all regions from `first` up to `end`, exclusive, are set. */
+  hasAll(first: RegionIndex, end: RegionIndex): boolean {
+    return this.nextClear(first) >= end;
+  }
+
+  set(region: RegionIndex): void {
+    assert(region >= 0 && region < this.length, 'the region lies inside the map');
+    const index = Math.floor(region / PAGE_REGIONS);
+    const bit = region - index * PAGE_REGIONS;
+    const page = this.#pages[index] ?? this.#newPage(index);
+    const old = page[bit >>> 5] ?? 0;
+    const mask = 1 << (bit & 31);
+    if ((old & mask) !== 0) return;
+    page[bit >>> 5] = old | mask;
+    this.#changed(index, 1);
+  }
+
+  clear(region: RegionIndex): void {
+    this.clearRange(region, region + 1);
+  }
+
+  /** Sets the regions from `first` up to `end`, exclusive. */
+  setRange(first: RegionIndex, end: RegionIndex): void {
+    if (end === first + 1) {
+      this.set(first);
+      return;
+    }
+    this.#checkRange(first, end);
+    for (let at = first; at < end; ) {
+      const index = Math.floor(at / PAGE_REGIONS);
+      const base = index * PAGE_REGIONS;
+      const stop = Math.min(end, base + PAGE_REGIONS);
+      this.#setInPage(index, at - base, stop - base);
+      at = stop;
+    }
+  }
+
+  #setInPage(index: number, first: number, end: number): void {
+    if (this.#pages[index] === fullPage) return;
+    if (first === 0 && end === PAGE_REGIONS) {
+      const added = PAGE_REGIONS - (this.#counts[index] ?? 0);
+      this.#pages[index] = fullPage;
+      this.#changed(index, added);
+      return;
+    }
+    const page = this.#pages[index] ?? this.#newPage(index);
+    let added = 0;
+    for (let bit = first; bit < end; ) {
+      const word = bit >>> 5;
+      const stop = Math.min(end, (word + 1) * WORD_REGIONS);
+      const old = page[word] ?? 0;
+      const now = (old | bitMask(bit & 31, stop - word * WORD_REGIONS)) >>> 0;
+      if (now !== old) {
+        added += bitCount(now ^ old);
+        page[word] = now;
+      }
+      bit = stop;
+    }
+    if (added > 0) this.#changed(index, added);
+  }
+
+  /** Clears the regions from `first` up to `end`, exclusive. */
+  clearRange(first: RegionIndex, end: RegionIndex): void {
+    this.#checkRange(first, end);
+    for (let at = first; at < end; ) {
+      const index = Math.floor(at / PAGE_REGIONS);
+      const base = index * PAGE_REGIONS;
+      const stop = Math.min(end, base + PAGE_REGIONS);
+      this.#clearInPage(index, at - base, stop - base);
+      at = stop;
+    }
+  }
+
+  #clearInPage(index: number, first: number, end: number): void {
+    let page = this.#pages[index];
+    if (page === undefined) return;
+    if (page === fullPage) {
+      page = fullPage.slice();
+      this.#pages[index] = page;
+    }
+    let removed = 0;
+    for (let bit = first; bit < end; ) {
+      const word = bit >>> 5;
+      const stop = Math.min(end, (word + 1) * WORD_REGIONS);
+      const old = page[word] ?? 0;
+      const now = (old & ~bitMask(bit & 31, stop - word * WORD_REGIONS)) >>> 0;
+      if (now !== old) {
+        removed += bitCount(now ^ old);
+        page[word] = now;
+      }
+      bit = stop;
+    }
+    if (removed > 0) this.#changed(index, -removed);
+  }
+
+  /** Sets every region that is set in `other`, a map of the same length. */
+  or(other: RegionMap): void {
+    assert(other.length === this.length, 'maps of one length');
+    for (let index = 0; index < this.#pages.length; index++) {
+      const from = other.#pages[index];
+      if (from === undefined || this.#pages[index] === fullPage) continue;
+      if (from === fullPage) this.#setInPage(index, 0, PAGE_REGIONS);
+      else this.#orPage(index, from);
+    }
+  }
+
+  #orPage(index: number, from: Uint32Array): void {
+    const page = this.#pages[index] ?? this.#newPage(index);
+    let added = 0;
+    for (let word = 0; word < PAGE_WORDS; word++) {
+      const old = page[word] ?? 0;
+      const now = (old | (from[word] ?? 0)) >>> 0;
+      if (now === old) continue;
+      added += bitCount(now ^ old);
+      page[word] = now;
+    }
+    if (added > 0) this.#changed(index, added);
+  }
+
+  /** Number of regions set from `first` up to `end`, exclusive. */
+  countRange(first: RegionIndex, end: RegionIndex): number {
+    if (first === 0 && end === this.length) return this.#count;
+    let count = 0;
+    for (const run of this.runs(first, end)) count += run.end - run.first;
+    return count;
+  }
+
+  /** The first region set at or after `from`, or `length` when there is none. */
+  nextSet(from: RegionIndex): RegionIndex {
+    return this.#next(from, 0);
+  }
+
+  /** The first region not set at or after `from`, or `length` when there is none. */
+  nextClear(from: RegionIndex): RegionIndex {
+    return this.#next(from, ALL_ONES);
+  }
+
+  /** The first region at or after `from` that differs from `flip`, which is a word of 32 equal bits. */
+  #next(from: RegionIndex, flip: number): RegionIndex {
+    assert(from >= 0 && from <= this.length, 'the region lies inside the map');
+    let index = Math.floor(from / PAGE_REGIONS);
+    let bit = from - index * PAGE_REGIONS;
+    for (; index < this.#pages.length; index++, bit = 0) {
+      const page = this.#pages[index];
+      if (page === (flip === 0 ? undefined : fullPage)) continue;
+      if (page === undefined) return Math.min(this.length, index * PAGE_REGIONS + bit);
+      let word = bit >>> 5;
+      let different = (((page[word] ?? 0) ^ flip) & (ALL_ONES << (bit & 31))) >>> 0;
+      while (different === 0 && ++word < PAGE_WORDS) different = ((page[word] ?? 0) ^ flip) >>> 0;
+      if (word < PAGE_WORDS) {
+        const found = index * PAGE_REGIONS + word * WORD_REGIONS + lowestBit(different);
+        return Math.min(this.length, found);
+      }
+    }
+    return this.length;
+  }
+
+  /** The runs of regions that are set, in order, cut to the range. The map must not be changed while it is walked. */
+  *runs(first: RegionIndex = 0, end: RegionIndex = this.length): IterableIterator<RegionRun> {
+    this.#checkRange(first, end);
+    for (let at = this.nextSet(first); at < end; ) {
+      const stop = Math.min(end, this.nextClear(at));
+      yield { first: at, end: stop };
+      at = this.nextSet(stop);
+    }
+  }
+
+  /** The word with the bits of 32 regions from `wordIndex * 32` on; zero beyond the end. */
+  word(wordIndex: number): number {
+    const index = Math.floor(wordIndex / PAGE_WORDS);
+    return this.#pages[index]?.[wordIndex - index * PAGE_WORDS] ?? 0;
+  }
+
+  /** Sets those of 32 regions whose bits are set in `bits`; bits beyond the end of the map are ignored. */
+  orWord(wordIndex: number, bits: number): void {
+    const first = wordIndex * WORD_REGIONS;
+    assert(first < this.length, 'the word lies inside the map');
+    const wanted = bits & bitMask(0, Math.min(WORD_REGIONS, this.length - first));
+    const index = Math.floor(wordIndex / PAGE_WORDS);
+    const old = this.word(wordIndex);
+    const now = (old | wanted) >>> 0;
+    if (now === old) return;
+    const page = this.#pages[index] ?? this.#newPage(index);
+    page[wordIndex - index * PAGE_WORDS] = now;
+    this.#changed(index, bitCount(now ^ old));
+  }
+
+  /** Whether a page has changed since it was last taken as dirty. */
+  isDirty(pageIndex: number): boolean {
+    return this.#dirty[pageIndex] === 1;
+  }
+
+  get dirtyPageCount(): number {
+    return this.#dirtyPages.length;
+  }
+
+  /** Takes up to `most` of the pages that changed; they count as clean from here on, until they change again. */
+  takeDirty(most: number): number[] {
+    const taken = this.#dirtyPages.splice(0, most);
+    for (const index of taken) this.#dirty[index] = 0;
+    return taken;
+  }
+
+  /** Notes a page as dirty: it could not be written. */
+  markDirty(pageIndex: number): void {
+    if (this.#dirty[pageIndex] === 1) return;
+    this.#dirty[pageIndex] = 1;
+    this.#dirtyPages.push(pageIndex);
+  }
+
+  #newPage(index: number): Uint32Array {
+    const page = new Uint32Array(PAGE_WORDS);
+    this.#pages[index] = page;
+    return page;
+  }
+
+  /** Keeps the counts after `difference` bits of a page changed, and the two pages that are none. */
+  #changed(index: number, difference: number): void {
+    this.#count += difference;
+    const bits = (this.#counts[index] ?? 0) + difference;
+    this.#counts[index] = bits;
+    if (bits === 0) this.#pages[index] = undefined;
+    else if (bits === PAGE_REGIONS) this.#pages[index] = fullPage;
+    this.markDirty(index);
+  }
+
+  #checkRange(first: RegionIndex, end: RegionIndex): void {
+    assert(first >= 0 && first <= end && end <= this.length, 'the regions lie inside the map');
+  }
+}
