@@ -47,6 +47,11 @@ export interface NbdClientOptions {
   readonly maxInFlightBytes?: number;
 }
 
+export interface ReadOptions {
+  /** In one piece, or not at all (`NBD_CMD_FLAG_DF`). */
+  readonly df?: boolean;
+}
+
 export interface FuaOption {
   /** Answered only when it is durable (`NBD_CMD_FLAG_FUA`). */
   readonly fua?: boolean;
@@ -60,11 +65,11 @@ export interface WriteZeroesOptions extends FuaOption {
 }
 
 /** A negotiated connection that nobody reads from, for the kernel to take over. */
-export interface NbdHandover {
+export interface DetachedConnection {
   /** Valid until `close`. */
   readonly fd: number;
   readonly session: NegotiatedSession;
-  /** Closes this process's hold on the socket. What the kernel was given in the meantime it keeps. */
+  /** Lets go of the socket in this process. A kernel that was given it keeps it. */
   close(): void;
 }
 
@@ -112,25 +117,6 @@ export class NbdClient {
     return new NbdClient(negotiated, formatNbdUri(target), options);
   }
 
-  /**
-   * Connects and negotiates what the kernel's client can handle (simple replies, ordinary headers), and stops there: the socket
-   * has no byte of the transmission phase read from it, and none will be. Rejects as `connect` does, and with `SocketHandleError`.
-   */
-  static async handshake(
-    uri: NbdUri | string,
-    options: { readonly timeoutMs?: number } = {},
-  ): Promise<NbdHandover> {
-    const wants = { structuredReplies: false, extendedHeaders: false, contexts: [] };
-    const timeoutMs = options.timeoutMs ?? DEFAULT_CONNECT_TIMEOUT_MS;
-    const { socket, session } = await connectAndNegotiate(asUri(uri), wants, timeoutMs);
-    try {
-      return { fd: descriptorOf(socket), session, close: () => void socket.destroy() };
-    } catch (error) {
-      socket.destroy();
-      throw error;
-    }
-  }
-
   private constructor(negotiated: NegotiatedSocket, where: string, options: NbdClientOptions) {
     const { socket, session } = negotiated;
     this.session = session;
@@ -170,16 +156,16 @@ export class NbdClient {
     return this.#flights.inFlight;
   }
 
-  /** Reads into a new buffer. `df`: in one piece (`NBD_CMD_FLAG_DF`). */
-  async read(offsetBytes: number, lengthBytes: number, options: { df?: boolean } = {}): Promise<Buffer> {
-    const target = Buffer.allocUnsafe(lengthBytes);
-    await this.readInto(target, offsetBytes, options);
-    return target;
+  /** Fills `target`. When it rejects, `target` may hold part of the range. */
+  async read(target: Buffer, offsetBytes: number, options: ReadOptions = {}): Promise<void> {
+    await this.#request(NBD_CMD_READ, options.df ? NBD_CMD_FLAG_DF : 0, offsetBytes, target.length, target);
   }
 
-  /** Fills `target`. When it rejects, `target` may hold part of the range. */
-  async readInto(target: Buffer, offsetBytes: number, options: { df?: boolean } = {}): Promise<void> {
-    await this.#request(NBD_CMD_READ, options.df ? NBD_CMD_FLAG_DF : 0, offsetBytes, target.length, target);
+  /** Reads into a new buffer. */
+  async readBuffer(offsetBytes: number, lengthBytes: number, options: ReadOptions = {}): Promise<Buffer> {
+    const target = Buffer.allocUnsafe(lengthBytes);
+    await this.read(target, offsetBytes, options);
+    return target;
   }
 
   async write(data: Uint8Array, offsetBytes: number, options: FuaOption = {}): Promise<void> {
@@ -315,6 +301,25 @@ export class NbdClient {
     this.#flights.rejectAll(this.#ended);
     if (this.#socket.closed) this.#resolveClosed(reason);
     else this.#socket.once('close', () => this.#resolveClosed(reason));
+  }
+}
+
+/**
+ * Connects and negotiates what the kernel's client can handle (simple replies, ordinary headers), and stops there: not a byte of
+ * the transmission phase is read in this process. Rejects as `NbdClient.connect` does, and with `SocketHandleError`.
+ */
+export async function handshakeOnly(
+  uri: NbdUri | string,
+  options: { readonly timeoutMs?: number } = {},
+): Promise<DetachedConnection> {
+  const wants = { structuredReplies: false, extendedHeaders: false, contexts: [] };
+  const timeoutMs = options.timeoutMs ?? DEFAULT_CONNECT_TIMEOUT_MS;
+  const { socket, session } = await connectAndNegotiate(asUri(uri), wants, timeoutMs);
+  try {
+    return { fd: descriptorOf(socket), session, close: () => void socket.destroy() };
+  } catch (error) {
+    socket.destroy();
+    throw error;
   }
 }
 
