@@ -14,7 +14,7 @@ import {
   NBD_FLAG_SEND_TRIM,
   NBD_FLAG_SEND_WRITE_ZEROES,
 } from '../../protocol/constants.ts';
-import { type DetachedConnection, handshakeOnly } from '../nbd-client.ts';
+import { NbdClient, type NbdHandover } from '../nbd-client.ts';
 import { deviceName } from './device-state.ts';
 import { within } from './helper-process.ts';
 import {
@@ -41,6 +41,8 @@ const KERNEL_FLAGS =
   NBD_FLAG_SEND_WRITE_ZEROES |
   NBD_FLAG_CAN_MULTI_CONN;
 
+/** Longest handshake of one connection, in milliseconds: with a busy server it queues behind others' work. */
+const HANDSHAKE_MS = 30_000;
 /** Longest flush of a forced disconnect, in milliseconds. Under the server's bound for the job. */
 const FORCED_FLUSH_MS = 5000;
 /** Rounds and pause, in milliseconds, of letting go of a device whose size another opener keeps from being reset. */
@@ -87,14 +89,14 @@ function openDevice(device: string, flags = 0): number {
 }
 
 /** The kernel speaks simple replies only, so nothing beyond them is negotiated. */
-async function connectAll(job: ServeJob): Promise<DetachedConnection[]> {
-  const connections: DetachedConnection[] = [];
+async function connectAll(job: ServeJob): Promise<NbdHandover[]> {
+  const connections: NbdHandover[] = [];
   for (let index = 0; index < job.connections; index += 1) {
     try {
-      connections.push(await handshakeOnly(job.uri));
+      connections.push(await NbdClient.handshake(job.uri, { timeoutMs: HANDSHAKE_MS }));
     } catch (error) {
       const message = error instanceof Error ? error.message : String(error);
-      throw new HelperFailure('refused', `cannot connect to ${job.uri}: ${message}`);
+      throw new HelperFailure('refused', `${message}`);
     }
   }
   return connections;
