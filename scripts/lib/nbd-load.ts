@@ -1,4 +1,5 @@
 import { NbdClient } from '../../server/nbd-client.ts';
+import { generator } from './random.ts';
 
 /** Requests of one size at random offsets over many connections: the load that bounds are measured under. */
 export interface Load {
@@ -39,15 +40,4 @@ export async function putLoad(load: Load): Promise<void> {
   } finally {
     await Promise.all(clients.map((client) => client.disconnect()));
   }
-}
-
-/** Mulberry32: numbers in [0, 1) that a seed repeats. */
-export function generator(seed: number): () => number {
-  let state = seed >>> 0;
-  return () => {
-    state = (state + 0x6d2b79f5) >>> 0;
-    let mixed = Math.imul(state ^ (state >>> 15), state | 1);
-    mixed ^= mixed + Math.imul(mixed ^ (mixed >>> 7), mixed | 61);
-    return ((mixed ^ (mixed >>> 14)) >>> 0) / 2 ** 32;
-  };
 }

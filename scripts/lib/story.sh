@@ -1,0 +1,98 @@
+# shellcheck shell=bash
+# What scripts/demo tells its story with. Expects $folder, $uri, $keep and $TIDEMARK_STATE.
+
+node_pid=
+device=
+mounted=false
+
+chapter() { printf '\n\033[1m-- %s\033[0m\n' "$*"; }
+say() { printf '%s\n' "$*"; }
+have() { command -v "$1" > /dev/null; }
+
+# Prints a command as one would type it, then runs it.
+show() {
+  printf '$ %s\n' "${*//$folder/.}"
+  "$@"
+}
+
+tidemark() { node dist/server/main.js "$@"; }
+demo_client() { node dist/scripts/demo-client.js "$@"; }
+
+newer_sources() { find protocol engine server scripts -name '*.ts' -newer dist/server/main.js -print -quit; }
+
+# Starts the node in a session of its own, so that Ctrl-C ends the story and not the node under it.
+start_node() {
+  printf '$ tidemark serve --state ./state &\n'
+  setsid node dist/server/main.js serve > "$folder/ready" 2> "$folder/log" < /dev/null &
+  node_pid=$!
+  until [[ -s $folder/ready ]]; do
+    if ! kill -0 "$node_pid" 2> /dev/null; then
+      cat "$folder/log" >&2
+      exit 1
+    fi
+    sleep 0.1
+  done
+  sed "s|$folder|.|g" "$folder/ready"
+}
+
+show_map() {
+  if have nbdinfo; then show nbdinfo --map "$uri"; else show demo_client map "$uri"; fi
+}
+
+# The file that holds the volume's data: the only one of its size.
+volume_file() { find "$TIDEMARK_STATE" -type f -size +1000M -print -quit; }
+
+kernel_device_possible() {
+  if [[ $(id -u) -ne 0 ]]; then
+    say 'Left out: only root can attach a volume to /dev/nbd0. As root, this demo mounts a filesystem on it.'
+  elif [[ ! -b /dev/nbd0 ]] && ! modprobe nbd 2> /dev/null; then
+    say "Left out: this kernel ($(uname -r)) has no nbd driver. With it, this demo mounts a filesystem on /dev/nbd0."
+  else
+    return 0
+  fi
+  return 1
+}
+
+kernel_device() {
+  mkdir "$folder/mnt"
+  show tidemark attach demo/disk | tee "$folder/attached"
+  device=$(grep -om1 '/dev/nbd[0-9]*' "$folder/attached")
+  show mkfs.ext4 -q "$device"
+  show mount "$device" "$folder/mnt"
+  mounted=true
+  show cp README.md "$folder/mnt/"
+  show ls -l "$folder/mnt"
+  if $keep; then return; fi
+  show umount "$folder/mnt"
+  mounted=false
+  show tidemark detach "$device"
+  device=
+}
+
+what_next() {
+  chapter 'It goes on running. What you can type next:'
+  cat << END
+  export TIDEMARK_STATE=$TIDEMARK_STATE
+  alias tidemark='node $PWD/dist/server/main.js'
+  tidemark status --watch
+  tidemark events --follow
+  nbdinfo '$uri'
+  nbdfuse $folder/disk.img '$uri'
+  qemu-system-x86_64 -drive file='$uri',format=raw
+END
+  say 'And to end it:'
+  if [[ -n $device ]]; then say "  umount $folder/mnt; tidemark detach $device"; fi
+  say "  kill $node_pid; rm -r $folder"
+}
+
+clean_up() {
+  local status=$?
+  if $keep && [[ $status -eq 0 ]]; then return; fi
+  if $mounted; then umount "$folder/mnt" || true; fi
+  if [[ -n $device ]]; then tidemark detach "$device" || true; fi
+  if [[ -n $node_pid ]]; then
+    kill "$node_pid" 2> /dev/null || true
+    wait "$node_pid" 2> /dev/null || true
+  fi
+  rm -rf "$folder"
+}
