@@ -8,7 +8,8 @@ import { join } from 'node:path';
 import type { Clock } from '../engine/clock.ts';
 import type { DiskFolder } from '../engine/disk/disk.ts';
 import { EngineError, errnoOf } from '../engine/errors.ts';
-import { Group, type GroupSpec } from '../engine/group.ts';
+import { Group } from '../engine/group.ts';
+import type { GroupSpec } from '../engine/group-spec.ts';
 import { checkName } from '../engine/names.ts';
 import { syncFolder } from './durable-file.ts';
 import type { EventLog } from './events.ts';
@@ -85,7 +86,7 @@ export class GroupStore {
         await rm(path, { recursive: true, force: true });
         throw error;
       }
-      this.#open.set(spec.name, group);
+      this.#adopt(group);
       return group;
     });
   }
@@ -137,18 +138,62 @@ export class GroupStore {
   }
 
   async #openOne(name: string): Promise<void> {
+    const { clock, events, logger, openFolder } = this.#options;
     try {
-      const folder = await this.#options.openFolder(this.#pathOf(name));
-      this.#open.set(name, await Group.open(folder, this.#options.clock));
+      const group = await Group.open(await openFolder(this.#pathOf(name)), clock);
+      if (group.name !== name) {
+        await group.close();
+        throw new EngineError(
+          'corrupt',
+          `its record says that it is group ${group.name}: a folder was renamed or copied`,
+        );
+      }
       this.#failed.delete(name);
+      this.#adopt(group);
     } catch (error) {
+      if (await this.#wasNeverMade(name, error)) return;
       const reason = error instanceof Error ? error.message : String(error);
       this.#failed.set(name, reason);
-      this.#options.logger.error({ err: error, group: name }, 'a group could not be opened');
-      this.#options.events.emit({
+      logger.error({ err: error, group: name }, 'a group could not be opened');
+      events.emit({
         type: 'group.failed',
         message: `group ${name} could not be opened: ${reason}`,
         group: name,
+      });
+    }
+  }
+
+  /** A creation that a crash cut short leaves an empty folder behind: nothing was promised, nothing is kept. */
+  async #wasNeverMade(name: string, error: unknown): Promise<boolean> {
+    if (!(error instanceof EngineError) || error.code !== 'not-found') return false;
+    const path = this.#pathOf(name);
+    const entries = await readdir(path, { recursive: true, withFileTypes: true });
+    if (entries.some((entry) => !entry.isDirectory())) return false;
+    await rm(path, { recursive: true });
+    this.#options.logger.warn(
+      { group: name },
+      'the creation of a group had been cut short; its folder was removed',
+    );
+    return true;
+  }
+
+  /** Takes an open group in, and listens to what goes wrong in it. */
+  #adopt(group: Group): void {
+    const { events, logger } = this.#options;
+    this.#open.set(group.name, group);
+    for (const warning of group.warnings) {
+      logger.warn({ group: group.name }, warning);
+      events.emit({ type: 'group.damaged', message: `group ${group.name}: ${warning}`, group: group.name });
+    }
+    for (const volume of group.volumes.values()) {
+      volume.onFailure((reason) => {
+        logger.error({ group: group.name, volume: volume.name, reason }, 'a volume failed');
+        events.emit({
+          type: 'volume.failed',
+          message: `volume ${group.name}/${volume.name} failed: ${reason}`,
+          group: group.name,
+          data: { volume: volume.name },
+        });
       });
     }
   }

@@ -47,6 +47,8 @@ export interface NodeOptions {
   readonly logger: Logger;
   readonly events: EventLog;
   readonly devices: DeviceManager;
+  /** Called before a device is attached: what the process should ask of the kernel while it serves the kernel. */
+  readonly guard: () => void;
   readonly openFolder: (path: string) => Promise<DiskFolder>;
 }
 
@@ -249,6 +251,7 @@ export class TidemarkNode implements NodeControl {
     const uri = this.#localUri();
     if (uri === undefined)
       throw new EngineError('unavailable', 'the node listens nowhere that its own kernel could connect to');
+    this.#options.guard();
     const device = await this.#options.devices.attach({
       exportName: served.name,
       uri,

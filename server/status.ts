@@ -34,6 +34,7 @@ export function groupStatusOf(group: Group, context: StatusContext): GroupStatus
         regionSize: volume.regionBytes,
         writtenRegions: volume.written.count,
         totalRegions: volume.written.length,
+        readOnly: volume.readOnly,
         sessions: context.sessions.filter((session) => session.exportName === exportName).length,
         devices: context.devices
           .filter((device) => device.exportName === exportName)

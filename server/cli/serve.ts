@@ -5,6 +5,7 @@ import { formatNbdUri } from '../../protocol/uri.ts';
 import { loadSettings } from '../config.ts';
 import { EventLog } from '../events.ts';
 import { KernelDevices } from '../kernel/kernel-devices.ts';
+import { guardAgainstMemoryPressure } from '../kernel/process-guard.ts';
 import { LOG_LEVELS, type LogLevel, type LogOutput, openLog } from '../logger.ts';
 import { TidemarkNode } from '../node.ts';
 import { machineDigest } from '../state-folder.ts';
@@ -62,6 +63,10 @@ async function serve(flags: ServeFlags, output: Output): Promise<number> {
     logger: log.logger,
     events,
     devices: new KernelDevices({ logger: log.logger, events }),
+    guard: () => {
+      const report = guardAgainstMemoryPressure();
+      log.logger.debug(report, 'guarded against memory pressure');
+    },
     openFolder: (path) => FileFolder.open(path),
   });
   const listeners = node.listeners.map(formatNbdUri).join(' ');

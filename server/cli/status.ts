@@ -100,8 +100,13 @@ function volumeRow(group: GroupStatus, volume: VolumeStatus): string[] {
     `${volume.writtenRegions}/${volume.totalRegions}`,
     String(volume.sessions),
     volume.devices.join(',') || '-',
-    volume.failure === null ? 'ok' : `FAILED: ${volume.failure}`,
+    stateOf(volume),
   ];
+}
+
+function stateOf(volume: VolumeStatus): string {
+  if (volume.failure !== null) return `FAILED: ${volume.failure}`;
+  return volume.readOnly ? 'read-only' : 'ok';
 }
 
 const SESSION_COLUMNS: readonly Column[] = [

@@ -25,8 +25,8 @@ import {
   NodeStatus,
 } from './schemas.ts';
 
-/** Bytes of a request's body: a group of 256 volumes with the longest paths is 1.1 MB. */
-const MAX_BODY_BYTES = 2 * 1024 * 1024;
+/** Bytes of a request's body: a group of 64 volumes with the longest paths is 270 KB. */
+const MAX_BODY_BYTES = 512 * 1024;
 /** Time to receive a request whole. */
 const REQUEST_TIMEOUT_MS = 30_000;
 /** Event streams at a time. */

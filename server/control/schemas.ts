@@ -3,11 +3,8 @@
  * the node, the client and the CLI share. Sizes are in bytes, times ISO 8601 in UTC.
  */
 import { type Static, Type } from 'typebox';
-
-/** Volumes of one group at creation. */
-export const MAX_VOLUMES_PER_GROUP = 256;
-/** Connections of one kernel device. */
-export const MAX_DEVICE_CONNECTIONS = 16;
+import { MAX_VOLUMES_PER_GROUP } from '../../engine/group-spec.ts';
+import { MAX_DEVICE_CONNECTIONS } from '../kernel/kernel-devices.ts';
 
 const nullable = <Schema extends Parameters<typeof Type.Union>[0][number]>(schema: Schema) =>
   Type.Union([schema, Type.Null()]);
@@ -38,6 +35,7 @@ export const VolumeStatus = Type.Object({
   regionSize: Count,
   writtenRegions: Count,
   totalRegions: Count,
+  readOnly: Type.Boolean({ description: 'its file or device cannot be written' }),
   sessions: Count,
   devices: Type.Array(Type.String()),
   failure: nullable(Type.String()),
