@@ -65,7 +65,7 @@ export interface WriteZeroesOptions extends FuaOption {
 }
 
 /** A negotiated connection that nobody reads from, for the kernel to take over. */
-export interface DetachedConnection {
+export interface NbdHandover {
   /** Valid until `close`. */
   readonly fd: number;
   readonly session: NegotiatedSession;
@@ -115,6 +115,25 @@ export class NbdClient {
     const timeoutMs = options.timeoutMs ?? DEFAULT_CONNECT_TIMEOUT_MS;
     const negotiated = await connectAndNegotiate(target, wants, timeoutMs);
     return new NbdClient(negotiated, formatNbdUri(target), options);
+  }
+
+  /**
+   * Connects and negotiates what the kernel's client can handle (simple replies, ordinary headers), and stops there: not a byte of
+   * the transmission phase is read in this process. Rejects as `connect` does, and with `SocketHandleError`.
+   */
+  static async handshake(
+    uri: NbdUri | string,
+    options: { readonly timeoutMs?: number } = {},
+  ): Promise<NbdHandover> {
+    const wants = { structuredReplies: false, extendedHeaders: false, contexts: [] };
+    const timeoutMs = options.timeoutMs ?? DEFAULT_CONNECT_TIMEOUT_MS;
+    const { socket, session } = await connectAndNegotiate(asUri(uri), wants, timeoutMs);
+    try {
+      return { fd: descriptorOf(socket), session, close: () => void socket.destroy() };
+    } catch (error) {
+      socket.destroy();
+      throw error;
+    }
   }
 
   private constructor(negotiated: NegotiatedSocket, where: string, options: NbdClientOptions) {
@@ -301,25 +320,6 @@ export class NbdClient {
     this.#flights.rejectAll(this.#ended);
     if (this.#socket.closed) this.#resolveClosed(reason);
     else this.#socket.once('close', () => this.#resolveClosed(reason));
-  }
-}
-
-/**
- * Connects and negotiates what the kernel's client can handle (simple replies, ordinary headers), and stops there: not a byte of
- * the transmission phase is read in this process. Rejects as `NbdClient.connect` does, and with `SocketHandleError`.
- */
-export async function handshakeOnly(
-  uri: NbdUri | string,
-  options: { readonly timeoutMs?: number } = {},
-): Promise<DetachedConnection> {
-  const wants = { structuredReplies: false, extendedHeaders: false, contexts: [] };
-  const timeoutMs = options.timeoutMs ?? DEFAULT_CONNECT_TIMEOUT_MS;
-  const { socket, session } = await connectAndNegotiate(asUri(uri), wants, timeoutMs);
-  try {
-    return { fd: descriptorOf(socket), session, close: () => void socket.destroy() };
-  } catch (error) {
-    socket.destroy();
-    throw error;
   }
 }
 
