@@ -5,6 +5,8 @@ import type { GroupRecordFile } from './group-record.ts';
 import type { GroupSpec } from './group-spec.ts';
 import type { Volume } from './volume.ts';
 
+export type { GroupSpec, VolumeSpec } from './group-spec.ts';
+
 /**
  * A replicated storage group: volumes that keep one write order among them. It is the unit of logging, snapshot, replication and role;
  * so far it has volumes only, in direct mode (rule L4).

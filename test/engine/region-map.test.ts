@@ -1,0 +1,139 @@
+import t from 'tap';
+import { PAGE_REGIONS, RegionMap } from '../../engine/map/region-map.ts';
+import { Random } from '../fixtures/random.ts';
+
+/** Compares everything that a map tells with a Set of regions. */
+function compare(map: RegionMap, model: Set<number>, random: Random): string | undefined {
+  if (map.count !== model.size) return `count ${map.count}, not ${model.size}`;
+  const sorted = [...model].sort((a, b) => a - b);
+  const fromRuns: number[] = [];
+  let lastEnd = -1;
+  for (const run of map.runs()) {
+    if (run.first <= lastEnd) return `run at ${run.first} touches the one before it`;
+    lastEnd = run.end;
+    for (let region = run.first; region < run.end; region++) fromRuns.push(region);
+  }
+  if (fromRuns.length !== sorted.length || fromRuns.some((region, i) => region !== sorted[i])) return 'runs';
+  for (let i = 0; i < 20; i++) {
+    const from = random.below(map.length);
+    if (map.has(from) !== model.has(from)) return `has ${from}`;
+    let set = from;
+    while (set < map.length && !model.has(set)) set++;
+    if (map.nextSet(from) !== set) return `nextSet ${from}: ${map.nextSet(from)}, not ${set}`;
+    let clear = from;
+    while (clear < map.length && model.has(clear)) clear++;
+    if (map.nextClear(from) !== clear) return `nextClear ${from}: ${map.nextClear(from)}, not ${clear}`;
+    const end = random.between(from, map.length);
+    let count = 0;
+    for (const region of model) if (region >= from && region < end) count++;
+    if (map.countRange(from, end) !== count) return `countRange ${from} ${end}`;
+    if (map.hasAll(from, end) !== (count === end - from)) return `hasAll ${from} ${end}`;
+  }
+  return undefined;
+}
+
+t.test('a map tells what a set tells, through random changes', async (t) => {
+  const lengths = [1, 31, 32, 33, 100, PAGE_REGIONS - 1, PAGE_REGIONS, PAGE_REGIONS + 1, 2 * PAGE_REGIONS + 77];
+  for (const length of lengths) {
+    const random = new Random(length);
+    const map = new RegionMap(length);
+    const model = new Set<number>();
+    for (let step = 0; step < 60; step++) {
+      const first = random.below(length);
+      const short = random.chance(0.5) ? Math.min(length, first + random.between(1, 70)) : length;
+      const end = random.between(first, random.chance(0.1) ? length : short);
+      const kind = random.below(5);
+      if (kind === 0) {
+        map.set(first);
+        model.add(first);
+      } else if (kind === 1) {
+        map.clear(first);
+        model.delete(first);
+      } else if (kind === 2) {
+        map.clearRange(first, end);
+        for (let region = first; region < end; region++) model.delete(region);
+      } else if (kind === 3) {
+        const other = new RegionMap(length);
+        other.setRange(first, end);
+        other.set(first);
+        map.or(other);
+        for (let region = first; region < Math.max(end, first + 1); region++) model.add(region);
+      } else {
+        map.setRange(first, end);
+        for (let region = first; region < end; region++) model.add(region);
+      }
+      const difference = compare(map, model, random);
+      if (difference !== undefined) return t.fail(`length ${length} step ${step}: ${difference}`);
+    }
+    t.pass(`length ${length}`);
+  }
+});
+
+t.test('whole pages are set, cleared in part, and set again', async (t) => {
+  const map = new RegionMap(3 * PAGE_REGIONS + 5);
+  map.setRange(0, map.length);
+  t.equal(map.count, map.length);
+  t.equal(map.nextClear(0), map.length);
+  map.clear(PAGE_REGIONS + 9);
+  t.equal(map.has(PAGE_REGIONS + 9), false);
+  t.equal(map.has(9), true, 'the page that stands for all full ones is untouched');
+  t.same([...map.runs()], [
+    { first: 0, end: PAGE_REGIONS + 9 },
+    { first: PAGE_REGIONS + 10, end: map.length },
+  ]);
+  const other = new RegionMap(map.length);
+  other.set(PAGE_REGIONS + 9);
+  map.or(other);
+  t.equal(map.count, map.length);
+  map.clearRange(0, map.length);
+  t.equal(map.count, 0);
+  t.equal(map.nextSet(0), map.length);
+});
+
+t.test('a map of a petabyte is cheap, and counts beyond 2^32', async (t) => {
+  const length = 2 ** 34 + 3;
+  const map = new RegionMap(length);
+  map.set(length - 1);
+  map.setRange(2 ** 33 - 2, 2 ** 33 + 2);
+  t.same(
+    [...map.runs()],
+    [
+      { first: 2 ** 33 - 2, end: 2 ** 33 + 2 },
+      { first: length - 1, end: length },
+    ],
+  );
+  map.setRange(0, length);
+  t.equal(map.count, length, 'full pages share their memory');
+});
+
+t.test('dirty pages are those that changed since they were taken', async (t) => {
+  const map = new RegionMap(4 * PAGE_REGIONS);
+  map.set(1);
+  map.set(2);
+  map.set(3 * PAGE_REGIONS);
+  t.same(map.takeDirty(1), [0]);
+  t.equal(map.isDirty(0), false);
+  t.equal(map.isDirty(3), true);
+  map.set(1);
+  t.equal(map.isDirty(0), false, 'setting what is set changes nothing');
+  map.clear(1);
+  t.same(map.takeDirty(10), [3, 0]);
+  t.equal(map.dirtyPageCount, 0);
+  map.markDirty(2);
+  map.markDirty(2);
+  t.same(map.takeDirty(10), [2]);
+});
+
+t.test('words are given and taken, and bits beyond the end are not', async (t) => {
+  const map = new RegionMap(70);
+  map.orWord(2, 0xffff_ffff);
+  t.equal(map.count, 6);
+  t.equal(map.word(2), 0x3f);
+  map.orWord(0, 0x8000_0001);
+  t.equal(map.word(0), 0x8000_0001);
+  t.same([map.has(0), map.has(31), map.has(69)], [true, true, true]);
+  t.throws(() => map.orWord(3, 1), /bug/);
+  t.throws(() => map.set(70), /bug/);
+  t.throws(() => map.setRange(5, 71), /bug/);
+  t.throws(() => map.or(new RegionMap(71)), /bug/);
+});
