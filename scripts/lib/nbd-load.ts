@@ -21,9 +21,10 @@ export async function putLoad(load: Load): Promise<void> {
   const target = Buffer.alloc(load.requestBytes);
   const source = Buffer.alloc(load.requestBytes, 0xa5);
   const random = generator(load.requestBytes);
+  const limits = { maxInFlight: load.depth, maxInFlightBytes: load.depth * load.requestBytes };
   const slots = Math.floor(load.sizeBytes / load.requestBytes);
   const clients = await Promise.all(
-    Array.from({ length: load.connections }, () => NbdClient.connect(load.uri, { maxInFlight: load.depth })),
+    Array.from({ length: load.connections }, () => NbdClient.connect(load.uri, limits)),
   );
   const request = (client: NbdClient): Promise<void> => {
     const offsetBytes = Math.floor(random() * slots) * load.requestBytes;

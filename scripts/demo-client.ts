@@ -1,0 +1,121 @@
+/**
+ * What the demo needs of an NBD client, for machines that have none installed.
+ *
+ * Usage: demo-client info URI | map URI | trim URI OFFSET LENGTH | copy-in FILE URI | copy-out URI FILE
+ */
+import { type FileHandle, open } from 'node:fs/promises';
+import { BASE_ALLOCATION, NBD_STATE_HOLE, NBD_STATE_ZERO } from '../protocol/constants.ts';
+import { NbdClient } from '../server/nbd-client.ts';
+
+const CHUNK_BYTES = 1024 * 1024;
+/** Block status is asked for in steps that any server takes. */
+const STATUS_STEP_BYTES = 1024 * CHUNK_BYTES;
+
+async function withClient(uri: string | undefined, use: (client: NbdClient) => Promise<void>): Promise<void> {
+  if (uri === undefined) throw new Error('which URI?');
+  const client = await NbdClient.connect(uri);
+  try {
+    await use(client);
+  } finally {
+    await client.disconnect();
+  }
+}
+
+async function withFile(
+  path: string | undefined,
+  flags: string,
+  use: (file: FileHandle) => Promise<void>,
+): Promise<void> {
+  if (path === undefined) throw new Error('which file?');
+  const file = await open(path, flags);
+  try {
+    await use(file);
+  } finally {
+    await file.close();
+  }
+}
+
+async function info(client: NbdClient): Promise<void> {
+  const { export: served, structuredReplies, extendedHeaders } = client.session;
+  console.log(`export ${served.name}: ${served.sizeBytes} bytes`);
+  console.log(`  block size: any from ${served.minimumBlockBytes}, preferably ${served.preferredBlockBytes}`);
+  console.log(`  structured replies: ${structuredReplies}, extended headers: ${extendedHeaders}`);
+}
+
+async function map(client: NbdClient): Promise<void> {
+  for await (const extent of extents(client)) {
+    console.log(
+      `${String(extent.offset).padStart(12)} ${String(extent.length).padStart(12)}  ${extent.kind}`,
+    );
+  }
+}
+
+/** The volume's extents, neighbours of one kind as one. */
+async function* extents(client: NbdClient): AsyncGenerator<{ offset: number; length: number; kind: string }> {
+  let offset = 0;
+  let current = { offset: 0, length: 0, kind: '' };
+  while (offset < client.sizeBytes) {
+    const length = Math.min(STATUS_STEP_BYTES, client.sizeBytes - offset);
+    const status = await client.blockStatus(offset, length);
+    for (const extent of status.get(BASE_ALLOCATION) ?? []) {
+      const hole = (extent.flags & (NBD_STATE_HOLE | NBD_STATE_ZERO)) !== 0;
+      const kind = hole ? 'hole' : 'data';
+      if (kind !== current.kind && current.length > 0) {
+        yield current;
+        current = { offset, length: 0, kind };
+      }
+      current.kind = kind;
+      current.length += extent.lengthBytes;
+      offset += extent.lengthBytes;
+    }
+  }
+  if (current.length > 0) yield current;
+}
+
+async function copyIn(client: NbdClient, file: FileHandle): Promise<void> {
+  const chunk = Buffer.alloc(CHUNK_BYTES);
+  const zeroes = Buffer.alloc(CHUNK_BYTES);
+  for (let offset = 0; offset < client.sizeBytes; ) {
+    const { bytesRead } = await file.read(chunk, 0, Math.min(CHUNK_BYTES, client.sizeBytes - offset), offset);
+    if (bytesRead === 0) break;
+    const data = chunk.subarray(0, bytesRead);
+    if (!data.equals(zeroes.subarray(0, bytesRead))) await client.write(data, offset);
+    offset += bytesRead;
+  }
+  await client.flush();
+}
+
+async function copyOut(client: NbdClient, file: FileHandle): Promise<void> {
+  await file.truncate(client.sizeBytes);
+  for await (const { offset, length, kind } of extents(client)) {
+    if (kind === 'hole') continue;
+    for (let done = 0; done < length; done += CHUNK_BYTES) {
+      const data = await client.readBuffer(offset + done, Math.min(CHUNK_BYTES, length - done));
+      await file.write(data, 0, data.length, offset + done);
+    }
+  }
+}
+
+async function main([command, first, second, third]: readonly string[]): Promise<void> {
+  switch (command) {
+    case 'info':
+      return withClient(first, info);
+    case 'map':
+      return withClient(first, map);
+    case 'trim':
+      return withClient(first, (client) => client.trim(Number(second), Number(third)));
+    case 'copy-in':
+      return withFile(first, 'r', (file) => withClient(second, (client) => copyIn(client, file)));
+    case 'copy-out':
+      return withFile(second, 'w', (file) => withClient(first, (client) => copyOut(client, file)));
+    default:
+      throw new Error(`no command ${command}`);
+  }
+}
+
+try {
+  await main(process.argv.slice(2));
+} catch (error) {
+  console.error(error instanceof Error ? error.message : error);
+  process.exitCode = 1;
+}
