@@ -50,6 +50,3 @@ export const PREFERRED_BLOCK_BYTES = 4096;
 /** "MUST NOT be larger than 2^16" for the minimum, "at least 2^9" for the preferred block (section "Block size constraints"). */
 export const LARGEST_MINIMUM_BLOCK_BYTES = 65536;
 export const SMALLEST_PREFERRED_BLOCK_BYTES = 512;
-
-/** Descriptors in one block status reply: at most 2^20 in the specification; fewer keep a reply within a few pages. */
-export const MAX_STATUS_DESCRIPTORS = 4096;

@@ -16,6 +16,15 @@ t.test('a message is put together from any pieces, and kept when they are overwr
   t.throws(() => gatherer.take(Buffer.alloc(1), 2), /bug/);
 });
 
+t.test('a message that came in one piece is a copy as well', async (t) => {
+  const gatherer = new Gatherer();
+  gatherer.expect(3);
+  const piece = Buffer.from('abc');
+  gatherer.take(piece, 0);
+  piece.fill(0);
+  t.equal(gatherer.message.toString(), 'abc');
+});
+
 t.test('an empty message is whole at once', async (t) => {
   const gatherer = new Gatherer();
   gatherer.expect(0);
