@@ -205,8 +205,8 @@ export class MapFile {
 
   /**
    * Writes some of the pages that changed, and retires zones: those that were quiet in this round when `onlyQuiet`, because one that is
-   * being written would be needed again at once. Never rejects: what could not be written stays active, which is sound, and is
-   * tried in the next round; a failed sync was told by `onFailure`.
+   * being written would be needed again at once. A disk that refuses rejects nothing here: what could not be written stays active,
+   * which is sound, and is tried in the next round; a failed sync was told by `onFailure`. False when it refused.
    */
   async #runRound(onlyQuiet: boolean): Promise<boolean> {
     const pages = this.#map.takeDirty(PAGES_PER_ROUND);
@@ -216,8 +216,9 @@ export class MapFile {
       const busy = new Set(onlyQuiet ? pages : []);
       if (this.#retire(busy)) await this.#activityRun.join();
       return true;
-    } catch {
+    } catch (error) {
       for (const page of pages) this.#map.markDirty(page);
+      if (!(error instanceof EngineError)) throw error;
       return false;
     }
   }

@@ -33,7 +33,17 @@ function compare(map: RegionMap, model: Set<number>, random: Random): string | u
 }
 
 t.test('a map tells what a set tells, through random changes', async (t) => {
-  const lengths = [1, 31, 32, 33, 100, PAGE_REGIONS - 1, PAGE_REGIONS, PAGE_REGIONS + 1, 2 * PAGE_REGIONS + 77];
+  const lengths = [
+    1,
+    31,
+    32,
+    33,
+    100,
+    PAGE_REGIONS - 1,
+    PAGE_REGIONS,
+    PAGE_REGIONS + 1,
+    2 * PAGE_REGIONS + 77,
+  ];
   for (const length of lengths) {
     const random = new Random(length);
     const map = new RegionMap(length);
@@ -63,7 +73,7 @@ t.test('a map tells what a set tells, through random changes', async (t) => {
         for (let region = first; region < end; region++) model.add(region);
       }
       const difference = compare(map, model, random);
-      if (difference !== undefined) return t.fail(`length ${length} step ${step}: ${difference}`);
+      if (difference !== undefined) throw new Error(`length ${length} step ${step}: ${difference}`);
     }
     t.pass(`length ${length}`);
   }
@@ -77,10 +87,13 @@ t.test('whole pages are set, cleared in part, and set again', async (t) => {
   map.clear(PAGE_REGIONS + 9);
   t.equal(map.has(PAGE_REGIONS + 9), false);
   t.equal(map.has(9), true, 'the page that stands for all full ones is untouched');
-  t.same([...map.runs()], [
-    { first: 0, end: PAGE_REGIONS + 9 },
-    { first: PAGE_REGIONS + 10, end: map.length },
-  ]);
+  t.same(
+    [...map.runs()],
+    [
+      { first: 0, end: PAGE_REGIONS + 9 },
+      { first: PAGE_REGIONS + 10, end: map.length },
+    ],
+  );
   const other = new RegionMap(map.length);
   other.set(PAGE_REGIONS + 9);
   map.or(other);
