@@ -166,7 +166,10 @@ t.test('what one request is refused for does not fail the volume', async (t) => 
   const { group, volume } = await make(folder);
   await write(volume, Buffer.alloc(REGION, 1), 0);
   folder.faults.spaceSectors = folder.usedSectors();
-  t.throws(() => volume.tryWrite(Buffer.alloc(REGION), 0, REGION, SIZE / 2), { code: 'disk', errno: 'ENOSPC' });
+  t.throws(() => volume.tryWrite(Buffer.alloc(REGION), 0, REGION, SIZE / 2), {
+    code: 'disk',
+    errno: 'ENOSPC',
+  });
   await t.rejects(volume.write(Buffer.alloc(REGION), 0, REGION, SIZE / 2), { code: 'disk', errno: 'ENOSPC' });
   t.equal(volume.failure, undefined);
   await volume.trim(0, REGION);

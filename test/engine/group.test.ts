@@ -1,0 +1,257 @@
+import t from 'tap';
+import { EngineError } from '../../engine/errors.ts';
+import { GROUP_RECORD_SLOT_BYTES } from '../../engine/formats.ts';
+import { Group, type GroupSpec } from '../../engine/group.ts';
+import { GroupRecordFile } from '../../engine/group-record.ts';
+import { GIB, KIB, MIB, TIB } from '../../engine/units.ts';
+import { ManualClock } from '../fixtures/manual-clock.ts';
+import { MemoryFolder, type MemoryOperation } from '../fixtures/memory-disk.ts';
+import { Random } from '../fixtures/random.ts';
+
+const spec: GroupSpec = {
+  name: 'g',
+  regionBytes: 64 * KIB,
+  volumes: [
+    { name: 'own', sizeBytes: 1 * MIB },
+    { name: 'theirs', file: '/outside/existing' },
+    { name: 'new', file: '/outside/new', sizeBytes: 3 * 512 },
+  ],
+};
+const clock = new ManualClock();
+
+async function folderWithFile(seed = 1): Promise<MemoryFolder> {
+  const folder = new MemoryFolder(new Random(seed));
+  const outside = await folder.create('/outside/existing', 2 * MIB);
+  await outside.write(Buffer.from('precious'), 0, 8, 0);
+  await outside.sync();
+  await outside.close();
+  return folder;
+}
+
+const files = (folder: MemoryFolder): string[] => [...folder.media.keys()].sort();
+
+async function precious(folder: MemoryFolder): Promise<boolean> {
+  const disk = await folder.open('/outside/existing');
+  const bytes = Buffer.alloc(8);
+  await disk.read(bytes, 0, 8, 0);
+  await disk.close();
+  return bytes.toString() === 'precious';
+}
+
+t.test('a group is made, closed, opened, and removed', async (t) => {
+  const folder = await folderWithFile();
+  const group = await Group.create(folder, spec, clock);
+  t.same(files(folder), [
+    '/outside/existing',
+    '/outside/new',
+    'group.record',
+    'maps/new.map',
+    'maps/own.map',
+    'maps/theirs.map',
+    'volumes/own.img',
+  ]);
+  await t.rejects(Group.open(folder, clock), { code: 'in-use' });
+  await t.rejects(Group.destroy(folder), { code: 'in-use' });
+  await group.close();
+  await t.rejects(Group.create(folder, spec, clock), { code: 'exists' });
+  const again = await Group.open(folder, clock);
+  t.same([again.name, again.id, again.role, again.createdAt], ['g', group.id, 'primary', group.createdAt]);
+  t.same(
+    [...again.volumes.values()].map((volume) => [volume.name, volume.sizeBytes, volume.written.count]),
+    [
+      ['own', 1 * MIB, 0],
+      ['theirs', 2 * MIB, 32],
+      ['new', 3 * 512, 0],
+    ],
+  );
+  t.same(again.warnings, []);
+  await again.close();
+  await Group.destroy(folder);
+  t.same(files(folder), ['/outside/existing', '/outside/new'], "the user's files stay");
+  await t.rejects(Group.open(folder, clock), { code: 'not-found' });
+});
+
+t.test('what can never be right is refused, and nothing is touched', async (t) => {
+  const size = 1 * MIB;
+  const one = (volume: GroupSpec['volumes'][number]): GroupSpec => ({ ...spec, volumes: [volume] });
+  const cases: [GroupSpec, string, RegExp][] = [
+    [{ ...spec, name: '../x' }, 'invalid', /cannot name a group/],
+    [{ ...spec, name: 'x'.repeat(300) }, 'invalid', /…/],
+    [{ ...spec, volumes: [] }, 'invalid', /at least one volume/],
+    [{ ...spec, regionBytes: 3000 }, 'invalid', /power of two/],
+    [{ ...spec, regionBytes: 2048 }, 'invalid', /power of two/],
+    [{ ...spec, regionBytes: 64 * MIB }, 'invalid', /power of two/],
+    [{ ...spec, regionBytes: Number.NaN }, 'invalid', /power of two/],
+    [one({ name: 'a/b', sizeBytes: size }), 'invalid', /cannot name a volume/],
+    [one({ name: 'v' }), 'invalid', /needs a size/],
+    [one({ name: 'v', sizeBytes: 0 }), 'invalid', /cannot be/],
+    [one({ name: 'v', sizeBytes: 1000 }), 'invalid', /multiple of 512/],
+    [one({ name: 'v', sizeBytes: 1.5 }), 'invalid', /cannot be/],
+    [one({ name: 'v', sizeBytes: 5000 * TIB }), 'invalid', /above the limit/],
+    [{ ...one({ name: 'v', sizeBytes: 4000 * TIB }), regionBytes: 4 * KIB }, 'invalid', /larger regions/],
+    [one({ name: 'v', file: 'relative', sizeBytes: size }), 'invalid', /absolute/],
+    [one({ name: 'v', file: '/nul\0', sizeBytes: size }), 'invalid', /absolute/],
+    [one({ name: 'v', file: '/missing' }), 'not-found', /give a size/],
+    [one({ name: 'v', file: '/outside/existing', sizeBytes: 1 * GIB }), 'invalid', /less than/],
+    [one({ name: 'v', file: '/outside/odd' }), 'invalid', /multiple of 512/],
+  ];
+  const folder = await folderWithFile();
+  await (await folder.create('/outside/odd', 1000)).close();
+  const before = files(folder);
+  for (const [bad, code, message] of cases) {
+    await t.rejects(Group.create(folder, bad, clock), { code, message });
+    t.same(files(folder), before, message.source);
+  }
+  const twice = { name: 'v', sizeBytes: size };
+  await t.rejects(Group.create(folder, { ...spec, volumes: [twice, twice] }, clock), { code: 'invalid' });
+  const many = Array.from({ length: 65 }, (_, i) => ({ name: `v${i}`, sizeBytes: size }));
+  await t.rejects(Group.create(folder, { ...spec, volumes: many }, clock), { code: 'invalid' });
+  const same = ['a', 'b'].map((name) => ({ name, file: '/outside/existing' }));
+  await t.rejects(Group.create(folder, { ...spec, volumes: same }, clock), { code: 'in-use' });
+  t.same(files(folder), before);
+  t.ok(await precious(folder), 'and its locks are given back');
+});
+
+/** Runs `action` with the nth disk operation failing or, when `crash`, with the power going at it. */
+async function withFaultAt(
+  folder: MemoryFolder,
+  nth: number,
+  crash: boolean,
+  action: () => Promise<unknown>,
+) {
+  let count = 0;
+  folder.faults.decide = (operation: MemoryOperation) => {
+    if (operation === 'read' || ++count !== nth) return undefined;
+    if (crash) folder.crash();
+    return 'ENOSPC';
+  };
+  const error = await action().then(
+    () => undefined,
+    (thrown: unknown) => thrown,
+  );
+  folder.faults.decide = undefined;
+  return { error, reached: count >= nth };
+}
+
+t.test('create is all or nothing, whichever operation fails', async (t) => {
+  for (let nth = 1; ; nth++) {
+    const folder = await folderWithFile(nth);
+    const before = files(folder);
+    const { error, reached } = await withFaultAt(folder, nth, false, () => Group.create(folder, spec, clock));
+    if (!reached) {
+      t.ok(nth > 15, `${nth - 1} operations failed in turn`);
+      break;
+    }
+    t.ok(error instanceof EngineError && error.errno === 'ENOSPC', `operation ${nth}: the error is told`);
+    t.same(files(folder), before, `operation ${nth}: nothing is left`);
+    await (await Group.create(folder, spec, clock)).close();
+  }
+});
+
+t.test('create is all or nothing, whenever the power goes', async (t) => {
+  for (let nth = 1; nth < 200; nth++) {
+    const folder = await folderWithFile(nth);
+    const { reached } = await withFaultAt(folder, nth, true, () => Group.create(folder, spec, clock));
+    if (!reached) break;
+    folder.crash();
+    // Either it is whole, or opening says that it is not there; then it can be made again.
+    const opened = await Group.open(folder, clock).catch((error: unknown) => error);
+    if (opened instanceof Group) {
+      t.equal(opened.volumes.size, 3);
+      await opened.close();
+    } else {
+      t.match(opened, { code: 'not-found' }, `operation ${nth}`);
+      t.same(
+        files(folder).filter((name) => !name.startsWith('/')),
+        [],
+        `operation ${nth}: nothing is left`,
+      );
+      await (await Group.create(folder, spec, clock)).close();
+    }
+    t.ok(await precious(folder), `operation ${nth}: the user's file is as it was`);
+  }
+});
+
+t.test('a removal cut short is finished by whoever comes next', async (t) => {
+  for (let nth = 1; nth < 50; nth++) {
+    const folder = await folderWithFile(nth);
+    await (await Group.create(folder, spec, clock)).close();
+    const { reached } = await withFaultAt(folder, nth, true, () => Group.destroy(folder));
+    if (!reached) break;
+    folder.crash();
+    const opened = await Group.open(folder, clock).catch(() => undefined);
+    if (opened instanceof Group) await opened.close();
+    else await (await Group.create(folder, spec, clock)).close();
+    t.ok(await precious(folder), `operation ${nth}`);
+  }
+});
+
+async function spoilRecord(folder: MemoryFolder, offsets: number[]): Promise<void> {
+  const disk = await folder.open('group.record');
+  for (const at of offsets) await disk.write(Buffer.from([0xff]), 0, 1, at);
+  await disk.sync();
+  await disk.close();
+}
+
+t.test('a group whose record is damaged is never taken for none', async (t) => {
+  const folder = await folderWithFile();
+  await (await Group.create(folder, spec, clock)).close();
+  const before = files(folder);
+  await spoilRecord(folder, [50, GROUP_RECORD_SLOT_BYTES + 50]);
+  await t.rejects(Group.open(folder, clock), { code: 'corrupt', message: /without an intact record/ });
+  await t.rejects(Group.create(folder, spec, clock), { code: 'corrupt' });
+  await t.rejects(Group.destroy(folder), { code: 'corrupt' });
+  t.same(files(folder), before, 'and its data is not touched');
+  await folder.remove('group.record');
+  await t.rejects(Group.create(folder, spec, clock), { code: 'corrupt' });
+});
+
+t.test('a volume whose files do not fit is refused, and the rest is closed', async (t) => {
+  const folder = await folderWithFile();
+  await (await Group.create(folder, spec, clock)).close();
+  const data = folder.media.get('/outside/existing');
+  if (data === undefined) throw new Error('no file');
+  data.sizeBytes = 1 * MIB;
+  for (let i = 0; i < 2; i++)
+    await t.rejects(Group.open(folder, clock), { code: 'corrupt', message: /theirs.* 1048576 bytes/ });
+  data.sizeBytes = 8 * MIB;
+  const larger = await Group.open(folder, clock);
+  t.equal(larger.volumes.get('theirs')?.sizeBytes, 2 * MIB, 'a file that grew changes nothing');
+  await larger.close();
+  await folder.remove('maps/own.map');
+  await t.rejects(Group.open(folder, clock), { code: 'not-found' });
+});
+
+t.test('the record survives a torn write: the one before it holds', async (t) => {
+  for (let seed = 1; seed < 30; seed++) {
+    const folder = new MemoryFolder(new Random(seed));
+    const record = {
+      state: 'ready' as const,
+      id: '01234567-89ab-cdef-0123-456789abcdef',
+      name: 'g',
+      role: 'primary' as const,
+      createdAt: '2026-01-01T00:00:00.000Z',
+      regionBytes: 65536,
+      // Long enough for several sectors, so that it can be torn.
+      volumes: Array.from({ length: 40 }, (_, i) => ({
+        name: `v${i}`,
+        id: '01234567-89ab-cdef-0123-456789abcdef',
+        sizeBytes: 512,
+      })),
+    };
+    const file = await GroupRecordFile.open(await folder.create('r', 2 * GROUP_RECORD_SLOT_BYTES));
+    for (let i = 1; i <= 3; i++) await file.write({ ...record, regionBytes: i });
+    folder.faults.decide = (operation) => {
+      if (operation === 'sync') folder.crash();
+      return operation === 'sync' ? 'EIO' : undefined;
+    };
+    await t.rejects(file.write({ ...record, regionBytes: 4 }));
+    folder.faults.decide = undefined;
+    const after = await GroupRecordFile.open(await folder.open('r'));
+    const held = after.record?.regionBytes;
+    t.ok(held === 3 || held === 4, `seed ${seed}: ${held}`);
+    await after.write({ ...record, regionBytes: 5 });
+    await after.close();
+    t.equal((await GroupRecordFile.open(await folder.open('r'))).record?.regionBytes, 5);
+  }
+});
