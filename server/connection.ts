@@ -147,11 +147,8 @@ export class Connection implements SocketReader, TransmissionHost {
 
   goOn(): void {
     if (this.#state !== 'transmission') return;
-    const goesOn = this.#guarded(() => this.receiver.pump());
-    if (goesOn && this.#paused) {
-      this.#paused = false;
-      this.#socket.resume();
-    }
+    const wasPaused = this.#paused;
+    if (this.#guarded(() => this.receiver.pump()) && wasPaused) this.#socket.resume();
   }
 
   finish(): void {
