@@ -1,0 +1,10 @@
+/** `npm run micro`: one benchmark for each hot function. Of one machine and one moment: compare within a run, not between runs. */
+import { run } from 'mitata';
+import { benchRegionMap } from './region-map.ts';
+import { benchReplyHeader } from './reply-header.ts';
+import { benchRequestHeader } from './request-header.ts';
+
+benchRequestHeader();
+benchReplyHeader();
+benchRegionMap();
+await run();
