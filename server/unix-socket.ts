@@ -1,6 +1,7 @@
 /** Unix sockets in the filesystem: their limits, and getting rid of those that a dead process left. */
-import { lstat, unlink } from 'node:fs/promises';
+import { lstat, stat, unlink } from 'node:fs/promises';
 import { connect, type Server } from 'node:net';
+import { dirname } from 'node:path';
 import { EngineError, errnoOf } from '../engine/errors.ts';
 
 /** `sun_path` of Linux has 108 bytes with its end mark. Node cuts longer names without a word. */
@@ -27,8 +28,12 @@ export async function clearStaleSocket(path: string): Promise<void> {
     if (!found.isSocket())
       throw new EngineError('exists', `${path} is there and is not a socket: name another path`);
   } catch (error) {
-    if (errnoOf(error) === 'ENOENT') return;
-    throw socketError(path, error);
+    if (errnoOf(error) !== 'ENOENT') throw socketError(path, error);
+    // Binding would say EACCES of a folder that is not there.
+    await stat(dirname(path)).catch((missing: unknown) => {
+      throw socketError(path, missing);
+    });
+    return;
   }
   if (await answers(path))
     throw new EngineError('in-use', `another process listens on ${path}: stop it, or name another path`);
