@@ -40,7 +40,10 @@ export function readInline(accepted: Socket, reader: SocketReader, allowInline =
       callback: (byteCount) => reader.received(byteCount),
     },
   };
-  return new Socket(options);
+  const socket = new Socket(options);
+  // Without its handle nothing is left of it but its place in the listener's count.
+  accepted.destroy();
+  return socket;
 }
 
 function readByEvents(socket: Socket, reader: SocketReader): Socket {

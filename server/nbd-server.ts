@@ -68,8 +68,6 @@ export class NbdServer {
     const server = createServer({ pauseOnConnect: true, noDelay: true }, (socket) =>
       this.#accept(socket, uri),
     );
-    server.maxConnections = this.#context.limits.maxConnections;
-    server.on('drop', () => this.#dropped(uri));
     const { address } = uri;
     if (address.kind === 'unix') {
       await listenPrivately(server, address.path, LISTEN_BACKLOG);
@@ -129,6 +127,11 @@ export class NbdServer {
   }
 
   #accept(socket: Socket, uri: NbdUri): void {
+    if (this.#connections.size >= this.#context.limits.maxConnections) {
+      socket.destroy();
+      this.#refused(uri);
+      return;
+    }
     const id = this.#nextId;
     this.#nextId += 1;
     const peer = describePeer(socket, uri);
@@ -139,7 +142,7 @@ export class NbdServer {
     this.#connections.add(connection);
   }
 
-  #dropped(uri: NbdUri): void {
+  #refused(uri: NbdUri): void {
     const { maxConnections } = this.#context.limits;
     this.#context.events.emit({
       type: 'connection.refused',
