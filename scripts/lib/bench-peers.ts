@@ -68,17 +68,15 @@ async function startServer(
   socket: string,
 ): Promise<Peer> {
   const pidPath = `${socket}.pid`;
-  const child = spawn(program, ['--pid-file', pidPath, ...programArguments], {
+  const serve = [program, '--pid-file', pidPath, ...programArguments];
+  const child = spawn('setpriv', ['--pdeathsig', 'KILL', ...serve], {
     stdio: ['ignore', 'ignore', 'inherit'],
   });
-  const endWithUs = (): boolean => child.kill('SIGKILL');
-  process.once('exit', endWithUs);
   await untilReady(child, pidPath);
   return {
     name,
     uri: `nbd+unix:///?socket=${socket}`,
     stop: async () => {
-      process.off('exit', endWithUs);
       const ended = once(child, 'exit');
       child.kill('SIGTERM');
       await ended;
@@ -90,12 +88,13 @@ async function startServer(
 async function untilReady(child: ChildProcess, pidPath: string): Promise<void> {
   const endMs = performance.now() + START_LIMIT_MS;
   while (performance.now() < endMs) {
-    if (child.exitCode !== null) throw new Error(`${child.spawnfile} ended with status ${child.exitCode}.`);
+    if (child.exitCode !== null)
+      throw new Error(`${child.spawnargs[3]} ended with status ${child.exitCode}.`);
     const text = await readFile(pidPath, 'utf8').catch(() => '');
     if (text !== '') return;
     await sleep(20);
   }
-  throw new Error(`${child.spawnfile} does not get ready.`);
+  throw new Error(`${child.spawnargs[3]} does not get ready.`);
 }
 
 /** Fills a file with bytes that are not zero, so that no server finds a hole to be quick with. */

@@ -107,9 +107,14 @@ export class ServedNode {
     return this.#statusField('VmHWM');
   }
 
-  /** Stops the node as a user does, by SIGTERM, waits for its end, and removes the folder if it was ours. */
-  async stop(): Promise<number | null> {
-    return this.#end('SIGTERM');
+  /**
+   * Stops the node as a user does, by SIGTERM, waits for its end, and removes the folder if it was ours. Gives the exit
+   * status; rejects with the end of the log when the node hangs.
+   */
+  async stop(): Promise<number> {
+    await this.#end('SIGTERM');
+    if (this.#child.exitCode !== null) return this.#child.exitCode;
+    throw new Error(`The node ended by ${this.#child.signalCode} and not by itself: ${this.log}`);
   }
 
   /** Ends the node as a crash does. The state folder stays when the caller named it. */
@@ -117,7 +122,7 @@ export class ServedNode {
     await this.#end('SIGKILL');
   }
 
-  async #end(signal: NodeJS.Signals): Promise<number | null> {
+  async #end(signal: NodeJS.Signals): Promise<void> {
     if (this.#child.exitCode === null && this.#child.signalCode === null) {
       const ended = once(this.#child, 'exit');
       this.#child.kill(signal);
@@ -126,7 +131,6 @@ export class ServedNode {
       clearTimeout(hang);
     }
     if (this.#ownsFolder) await rm(this.stateFolder, { recursive: true, force: true });
-    return this.#child.exitCode;
   }
 
   async #statusField(field: 'VmRSS' | 'VmHWM'): Promise<number> {
@@ -164,15 +168,12 @@ export function projectFolder(): string {
 
 async function startProcess(options: ServedNodeOptions, stateFolder: string): Promise<StartedProcess> {
   const startedAtMs = performance.now();
-  const child = spawn(
-    options.nodeBinary ?? process.execPath,
-    [mainPath(), 'serve', '--state', stateFolder, ...(options.serveArguments ?? [])],
-    { stdio: ['ignore', 'pipe', 'pipe'], env: { ...process.env, ...options.environment } },
-  );
-  // A test or demo that dies on the way must not leave its node behind.
-  const endWithUs = (): boolean => child.kill('SIGKILL');
-  process.once('exit', endWithUs);
-  child.once('exit', () => process.off('exit', endWithUs));
+  const serve = [mainPath(), 'serve', '--state', stateFolder, ...(options.serveArguments ?? [])];
+  // The kernel ends the node when this process dies, however it dies: a test that timed out leaves nothing behind.
+  const child = spawn('setpriv', ['--pdeathsig', 'KILL', options.nodeBinary ?? process.execPath, ...serve], {
+    stdio: ['ignore', 'pipe', 'pipe'],
+    env: { ...process.env, ...options.environment },
+  });
   const log = new LogTail();
   child.stderr.setEncoding('utf8').on('data', (chunk: string) => log.add(chunk));
   const hang = setTimeout(() => child.kill('SIGKILL'), HANG_MS);

@@ -9,10 +9,14 @@ chapter() { printf '\n\033[1m-- %s\033[0m\n' "$*"; }
 say() { printf '%s\n' "$*"; }
 have() { command -v "$1" > /dev/null; }
 
-# Prints a command as one would type it, then runs it.
+# Prints a command as one would type it, then runs it. The temporary folder is shown as "." in both.
 show() {
-  printf '$ %s\n' "${*//$folder/.}"
-  "$@"
+  local word line='$'
+  for word in "$@"; do
+    if [[ $word == *[\ ?\&]* ]]; then line+=" '$word'"; else line+=" $word"; fi
+  done
+  printf '%s\n' "${line//$folder/.}"
+  "$@" 2>&1 | sed "s|$folder|.|g"
 }
 
 tidemark() { node dist/server/main.js "$@"; }
@@ -92,7 +96,8 @@ clean_up() {
   if [[ -n $device ]]; then tidemark detach "$device" || true; fi
   if [[ -n $node_pid ]]; then
     kill "$node_pid" 2> /dev/null || true
-    wait "$node_pid" 2> /dev/null || true
+    # Longer than any clean stop takes; then the folder goes all the same.
+    timeout 30 tail --pid="$node_pid" -f /dev/null || kill -KILL "$node_pid" || true
   fi
   rm -rf "$folder"
 }

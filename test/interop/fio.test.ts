@@ -2,7 +2,7 @@ import { join } from 'node:path';
 import t from 'tap';
 import { mustRun, run } from '../../scripts/lib/command.ts';
 import { ServedNode } from '../../scripts/lib/served-node.ts';
-import { needPrograms, serveForTest } from '../fixtures/served-node.ts';
+import { needPrograms, serveForTest, shortFolder } from '../fixtures/served-node.ts';
 
 /** What both fio runs below have in common: where, how large, and how it is verified. */
 function verified(uri: string): string[] {
@@ -38,8 +38,8 @@ t.test('fio writes at depth 32 and verifies every block', async (t) => {
 
 t.test('what fio wrote is there after a stop and a start', async (t) => {
   if (!(await needPrograms(t, 'fio'))) return;
-  const stateFolder = join(t.testdir(), 'state');
-  const cwd = t.testdir({ scratch: {} });
+  const stateFolder = join(await shortFolder(t), 'state');
+  const cwd = t.testdir();
   const first = await ServedNode.start({ stateFolder });
   await first.create('g', 'v:64M');
   await mustRun('fio', [...verified(first.uri('g/v')), '--do_verify=0'], { cwd });
