@@ -5,9 +5,9 @@
  * they own the volumes.
  */
 import { createHash, randomUUID } from 'node:crypto';
-import { mkdir, readdir, readFile } from 'node:fs/promises';
+import { mkdir, readdir, readFile, stat } from 'node:fs/promises';
 import { homedir } from 'node:os';
-import { join, resolve } from 'node:path';
+import { dirname, join, resolve } from 'node:path';
 import { type Static, Type } from 'typebox';
 import { Value } from 'typebox/value';
 import { EngineError, errnoOf } from '../engine/errors.ts';
@@ -121,7 +121,7 @@ export async function claimIdentity(
     options.machine !== null &&
     known.machine !== options.machine;
   try {
-    await mkdir(paths.groups, { recursive: true, mode: 0o700 });
+    await makeFolders(paths.groups);
     if (known !== undefined && !adopted) return { identity: known, adopted };
     const identity: NodeIdentity = {
       format: STATE_FORMAT,
@@ -140,9 +140,23 @@ export async function claimIdentity(
 /** Makes the folder when it is not there, readable by its owner only. */
 export async function makeStateFolder(paths: StatePaths): Promise<void> {
   try {
-    await mkdir(paths.folder, { recursive: true, mode: 0o700 });
+    await makeFolders(paths.folder);
   } catch (error) {
     throw folderError(paths.folder, error);
+  }
+}
+
+/** As `mkdir -p`. Node's own `recursive` never returns where the parent is there and says ENOENT all the same (`/proc`). */
+async function makeFolders(path: string): Promise<void> {
+  const make = () => mkdir(path, { mode: 0o700 });
+  try {
+    await make();
+  } catch (error) {
+    const errno = errnoOf(error);
+    if (errno === 'ENOENT' && dirname(path) !== path) {
+      await makeFolders(dirname(path));
+      await make();
+    } else if (errno !== 'EEXIST' || !(await stat(path)).isDirectory()) throw error;
   }
 }
 
@@ -207,6 +221,7 @@ const FOLDER_REASONS: Readonly<Record<string, string>> = {
   EROFS: 'the filesystem is read-only; name another with --state',
   ENOTDIR: 'a part of its path is not a folder; name another with --state',
   EEXIST: 'it is not a folder; name another with --state',
+  ENOENT: 'no folder can be made there; name another with --state',
   ENOSPC: 'the filesystem is full',
   EDQUOT: 'the quota is used up',
 };

@@ -17,15 +17,24 @@ export function addDoctor(program: Command, output: Output, finish: Finish): voi
   withNodeFlags(command).action(async (flags: DoctorFlags) => {
     const findings = await runDoctor(stateFolderOf(flags));
     output.line(flags.json === true ? JSON.stringify({ findings }, null, 2) : formatFindings(findings));
-    finish(findings.every((finding) => finding.ok) ? DONE : REFUSED);
+    finish(findings.some((finding) => markOf(finding) === MISSING) ? REFUSED : DONE);
   });
+}
+
+const MISSING = 'MISSING';
+
+/** What is missing, and needed for nothing, is worth a note. */
+function markOf(finding: DoctorFinding): string {
+  if (finding.ok) return 'ok';
+  return finding.neededFor === 'nothing' ? 'note' : MISSING;
 }
 
 export function formatFindings(findings: readonly DoctorFinding[]): string {
   const width = Math.max(...findings.map((finding) => finding.check.length));
   return findings
     .map((finding) => {
-      const line = `${finding.ok ? 'ok     ' : 'MISSING'}  ${finding.check.padEnd(width)}  ${finding.detail}`;
+      const mark = markOf(finding).padEnd(MISSING.length);
+      const line = `${mark}  ${finding.check.padEnd(width)}  ${finding.detail}`;
       return finding.ok || finding.remedy === undefined
         ? line
         : `${line}\n         ${' '.repeat(width)}  → ${finding.remedy}`;

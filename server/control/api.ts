@@ -43,8 +43,12 @@ type Api = FastifyInstance<
 const ERRORS = { '4xx': ErrorBody, '5xx': ErrorBody };
 const NOTHING = Type.Null({ description: 'done' });
 
-/** Builds the API; the caller makes it ready and lets its `server` listen. */
-export async function buildApi(node: NodeControl, logger: Logger, version: string): Promise<Api> {
+/** Builds the API; the caller makes it ready, lets its `server` listen, and ends the event streams before it closes it. */
+export async function buildApi(
+  node: NodeControl,
+  logger: Logger,
+  version: string,
+): Promise<{ api: Api; endStreams: () => void }> {
   const api: Api = Fastify({
     logger: false,
     bodyLimit: MAX_BODY_BYTES,
@@ -76,8 +80,14 @@ export async function buildApi(node: NodeControl, logger: Logger, version: strin
   );
   addGroupRoutes(api, node);
   addDeviceRoutes(api, node);
-  addObservationRoutes(api, node);
-  return api;
+  const streams = new Set<ServerResponse>();
+  addObservationRoutes(api, node, streams);
+  return {
+    api,
+    endStreams: () => {
+      for (const stream of streams) stream.end();
+    },
+  };
 }
 
 function addGroupRoutes(api: Api, node: NodeControl): void {
@@ -162,9 +172,8 @@ function addDeviceRoutes(api: Api, node: NodeControl): void {
   );
 }
 
-function addObservationRoutes(api: Api, node: NodeControl): void {
+function addObservationRoutes(api: Api, node: NodeControl, streams: Set<ServerResponse>): void {
   const run = randomBytes(4).toString('hex');
-  let streams = 0;
   api.get(
     '/v1/status',
     { schema: { summary: 'The node and all that it has', response: { 200: NodeStatus, ...ERRORS } } },
@@ -184,13 +193,13 @@ function addObservationRoutes(api: Api, node: NodeControl): void {
       if (!request.headers.accept?.includes('text/event-stream')) {
         return { events: node.events.since(Number(since ?? 0)), lastId: node.events.lastId };
       }
-      if (streams >= MAX_EVENT_STREAMS) {
+      if (streams.size >= MAX_EVENT_STREAMS) {
         throw new EngineError(
           'unavailable',
           `${MAX_EVENT_STREAMS} event streams are open, which is the most: close one`,
         );
       }
-      streams += 1;
+      streams.add(reply.raw);
       const lastEventId = request.headers['last-event-id'];
       const start = streamStart(
         node.events,
@@ -200,7 +209,7 @@ function addObservationRoutes(api: Api, node: NodeControl): void {
       );
       reply.hijack();
       reply.raw.on('close', () => {
-        streams -= 1;
+        streams.delete(reply.raw);
       });
       streamEvents(node.events, run, start, reply.raw);
       return reply;

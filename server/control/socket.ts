@@ -7,15 +7,20 @@ import type { NodeControl } from './node-control.ts';
 
 /** Connections at a time: people and scripts, not a data path. */
 const MAX_CONTROL_CONNECTIONS = 128;
+/** How long a client may take to fetch its last answer when the node stops, and how often idle connections are closed until then. */
+const CLOSE_GRACE_MS = 2000;
+const IDLE_CHECK_MS = 10;
 
 export class ControlSocket {
   readonly path: string;
   readonly #server: Server;
+  readonly #endStreams: () => void;
   readonly #closeApi: () => Promise<void>;
 
-  private constructor(path: string, server: Server, closeApi: () => Promise<void>) {
+  private constructor(path: string, server: Server, endStreams: () => void, closeApi: () => Promise<void>) {
     this.path = path;
     this.#server = server;
+    this.#endStreams = endStreams;
     this.#closeApi = closeApi;
   }
 
@@ -26,7 +31,7 @@ export class ControlSocket {
     logger: Logger,
     version: string,
   ): Promise<ControlSocket> {
-    const api = await buildApi(node, logger, version);
+    const { api, endStreams } = await buildApi(node, logger, version);
     await api.ready();
     api.server.maxConnections = MAX_CONTROL_CONNECTIONS;
     try {
@@ -35,16 +40,23 @@ export class ControlSocket {
       await api.close();
       throw error;
     }
-    return new ControlSocket(path, api.server, async () => {
+    return new ControlSocket(path, api.server, endStreams, async () => {
       await api.close();
     });
   }
 
-  /** Ends all connections, event streams too, and removes the socket. */
+  /**
+   * Removes the socket, ends event streams behind their last event, lets requests have their answers, and closes what does not
+   * end by itself.
+   */
   async close(): Promise<void> {
     const closed = new Promise<void>((resolve) => this.#server.close(() => resolve()));
-    this.#server.closeAllConnections();
+    this.#endStreams();
+    const idle = setInterval(() => this.#server.closeIdleConnections(), IDLE_CHECK_MS);
+    const grace = setTimeout(() => this.#server.closeAllConnections(), CLOSE_GRACE_MS);
     await closed;
+    clearInterval(idle);
+    clearTimeout(grace);
     await this.#closeApi();
   }
 }
