@@ -3,7 +3,7 @@ import { once } from 'node:events';
 import { readdir, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import t from 'tap';
-import { projectFolder } from '../../scripts/lib/served-node.ts';
+import { projectFolder, ServedNode } from '../../scripts/lib/served-node.ts';
 import { NbdClient } from '../../server/nbd-client.ts';
 import { temporaryFolder } from '../fixtures/local-node.ts';
 import { serveForTest } from '../fixtures/served-node.ts';
@@ -41,7 +41,7 @@ t.test('serve says that it is ready, serves, and ends cleanly when it is told to
 
 t.test('after a kill, the sockets that it left are no hindrance', async (t) => {
   const folder = await temporaryFolder(t);
-  const killed = await serveForTest(t, { stateFolder: folder });
+  const killed = await ServedNode.start({ stateFolder: folder });
   await killed.kill();
   t.ok((await readdir(folder)).includes('control.sock'), 'they are left');
   t.match(await killed.command('status'), { status: 1, stderr: /no node at/ });
@@ -54,6 +54,8 @@ t.test('as installed, the thread pool has eight threads, unless told otherwise',
   const threads = async (size: string | undefined): Promise<number> => {
     const environment: NodeJS.ProcessEnv = { ...process.env, UV_THREADPOOL_SIZE: size };
     if (size === undefined) delete environment['UV_THREADPOOL_SIZE'];
+    // The test runner's own loader, which child processes inherit, starts the pool before any program.
+    delete environment['NODE_OPTIONS'];
     const child = spawn(
       process.execPath,
       [join(projectFolder(), 'dist/server/launch.cjs'), 'serve', '--state', folder],
