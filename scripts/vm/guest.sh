@@ -3,7 +3,8 @@
 
 export TIDEMARK_STATE=/state/node
 
-tidemark() { node /app/dist/server/main.js "$@"; }
+# The options spare an emulated processor work that a short command never earns back.
+tidemark() { node --max-lazy --no-opt /app/dist/server/main.js "$@"; }
 
 # start_node [serve's options]: returns when it is ready; $node_pid.
 start_node() {
@@ -31,6 +32,12 @@ attach() {
 # The serving helper of a device.
 helper_pid() { cat "/sys/block/${1#/dev/}/pid"; }
 
+# Sessions of the node, as `status` has them.
+session_count() {
+  tidemark status --json >/tmp/status.json
+  node -p 'JSON.parse(require("fs").readFileSync("/tmp/status.json", "utf8")).sessions.length'
+}
+
 wait_until() {
   until "$@"; do sleep 0.1; done
 }
@@ -42,7 +49,9 @@ fails_with() {
   expected=$1
   shift
   status=0
-  "$@" 2>/tmp/stderr || status=$?
+  "$@" 2>/tmp/stderr.all || status=$?
+  # Without what `sh -x` says of the command itself.
+  grep -v '^+' /tmp/stderr.all >/tmp/stderr
   cat /tmp/stderr
   [ "$status" = 1 ]
   grep -q -e "$expected" /tmp/stderr
