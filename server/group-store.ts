@@ -3,7 +3,7 @@
  * keeps its name and its files; the others are served.
  */
 import { randomUUID } from 'node:crypto';
-import { readdir, rename, rm } from 'node:fs/promises';
+import { readdir, rename, rm, rmdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Clock } from '../engine/clock.ts';
 import type { DiskFolder } from '../engine/disk/disk.ts';
@@ -83,7 +83,8 @@ export class GroupStore {
       try {
         group = await Group.create(await this.#options.openFolder(path), spec, this.#options.clock);
       } catch (error) {
-        await rm(path, { recursive: true, force: true });
+        // The engine has removed what it made. What else is there is somebody's, and stays.
+        await removeEmptyFolders(path);
         throw error;
       }
       this.#adopt(group);
@@ -241,4 +242,12 @@ function storeError(what: string, error: unknown): EngineError {
     ...(errno === undefined ? {} : { errno }),
     cause: error,
   });
+}
+
+/** Removes a folder, and folders in it, as far as they are empty. */
+async function removeEmptyFolders(path: string): Promise<void> {
+  const entries = await readdir(path, { withFileTypes: true }).catch(() => []);
+  for (const entry of entries)
+    if (entry.isDirectory()) await rmdir(join(path, entry.name)).catch(() => undefined);
+  await rmdir(path).catch(() => undefined);
 }

@@ -73,10 +73,12 @@ export class Permits {
 
   /** Called now and then: closes holders that are stuck while others wait. Returns how many. */
   evictStuck(nowMs: number): number {
-    const first = this.#waiters[0];
-    if (first === undefined || nowMs - first.sinceMs < this.#stallTimeoutMs) return 0;
+    const patient = this.#waiters.filter((waiter) => nowMs - waiter.sinceMs >= this.#stallTimeoutMs);
     const stuck = [...this.#held.keys()].filter(
-      (holder) => nowMs - holder.lastProgressMs >= this.#stallTimeoutMs,
+      (holder) =>
+        nowMs - holder.lastProgressMs >= this.#stallTimeoutMs &&
+        // A holder that keeps only itself waiting may do so.
+        patient.some((waiter) => waiter.holder !== holder),
     );
     for (const holder of stuck) {
       holder.evict(`moved no byte for ${this.#stallTimeoutMs} ms while others waited for memory`);

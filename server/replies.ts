@@ -1,11 +1,20 @@
 import { EngineError, errnoOf } from '../engine/errors.ts';
-import { NBD_ESHUTDOWN } from '../protocol/constants.ts';
+import { NBD_EINVAL, NBD_ENOSPC, NBD_EOVERFLOW, NBD_EPERM, NBD_ESHUTDOWN } from '../protocol/constants.ts';
 import { nbdErrorOf } from '../protocol/errors.ts';
 import type { BlockStatusExtent, ReplyEncoder, ReplyTo } from '../protocol/reply.ts';
 import type { MetaContext } from '../protocol/session.ts';
 import type { Counters } from './counters.ts';
 import type { Logger } from './logger.ts';
 import type { Sender } from './sender.ts';
+
+/** What a client is told about a request that is not legal, for each error that `validateRequest` answers with. */
+const REFUSALS: ReadonlyMap<number, string> = new Map([
+  [NBD_EPERM, 'the export is read-only'],
+  [NBD_EINVAL, 'the command, its flags or its range are not valid for this export'],
+  [NBD_ENOSPC, 'the range ends beyond the export'],
+  [NBD_EOVERFLOW, 'the read is too large to be sent in one piece'],
+  [NBD_ESHUTDOWN, 'the server is shutting down'],
+]);
 
 /** Writes the replies of one session into the batch of its sender. */
 export class Replies {
@@ -45,11 +54,7 @@ export class Replies {
 
   /** A request that is not legal, or comes too late. */
   refusal(to: ReplyTo, error: number): void {
-    this.#error(
-      to,
-      error,
-      error === NBD_ESHUTDOWN ? 'the server is shutting down' : 'the request is not legal here',
-    );
+    this.#error(to, error, REFUSALS.get(error) ?? 'the request is not valid');
   }
 
   /** A request that was legal and failed. */

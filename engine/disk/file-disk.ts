@@ -27,6 +27,7 @@ import {
   prefetchRange,
   tryLockExclusive,
 } from './native.ts';
+import { WritePace } from './write-pace.ts';
 
 const PAGE_BYTES = 4096;
 
@@ -63,6 +64,7 @@ export class FileDisk implements Disk {
   readonly #fd: number;
   readonly #filesystemType: number;
   readonly #commit: GroupCommit;
+  readonly #pace = new WritePace();
   /** Both fall back for good at the first EOPNOTSUPP. */
   #noWait = true;
   #unsupportedModes = 0;
@@ -198,16 +200,18 @@ export class FileDisk implements Disk {
   }
 
   #tryWrite(source: Buffer, sourceStart: number, lengthBytes: number, offsetBytes: number): boolean {
-    if (this.#allocating > 0 || lengthBytes > MAX_INLINE_BYTES) return false;
+    if (this.#allocating > 0 || lengthBytes > MAX_INLINE_BYTES || !this.#pace.mayWriteInline) return false;
     const endBytes = offsetBytes + lengthBytes;
     if (offsetBytes % PAGE_BYTES !== 0 && !this.#cached(offsetBytes - 1)) return false;
     if (endBytes % PAGE_BYTES !== 0 && endBytes < this.sizeBytes && !this.#cached(endBytes)) return false;
+    const startMs = performance.now();
     let done = 0;
     while (done < lengthBytes) {
       const put = this.#writeNow(source, sourceStart + done, lengthBytes - done, offsetBytes + done);
       if (put === 0) throw this.#stuck(offsetBytes + done);
       done += put;
     }
+    this.#pace.wroteInline(performance.now() - startMs);
     return true;
   }
 
@@ -243,6 +247,7 @@ export class FileDisk implements Disk {
     if (offsetBytes % PAGE_BYTES !== 0) await this.#readAll(edge, 0, 1, offsetBytes - 1);
     if (endBytes % PAGE_BYTES !== 0 && endBytes < this.sizeBytes) await this.#readAll(edge, 0, 1, endBytes);
     if (this.#tryWrite(source, sourceStart, lengthBytes, offsetBytes)) return;
+    const startMs = performance.now();
     let done = 0;
     while (done < lengthBytes) {
       const put = await new Promise<number>((resolve, reject) => {
@@ -261,6 +266,7 @@ export class FileDisk implements Disk {
       if (put === 0) throw this.#stuck(offsetBytes + done);
       done += put;
     }
+    this.#pace.wroteOnPool(performance.now() - startMs);
   }
 
   #stuck(offsetBytes: number): EngineError {

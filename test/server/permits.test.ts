@@ -55,6 +55,18 @@ t.test('a stuck holder is closed only when somebody waits, and only when it does
   t.equal(moving.evictions.length, 0);
 });
 
+t.test('a stuck holder may keep itself waiting, and is closed for those who queue behind it', async (t) => {
+  const permits = new Permits(100, 1000);
+  const [stuck, behind] = [new Holder(), new Holder()];
+  permits.tryAcquire(80, stuck);
+  permits.acquire(50, stuck, 0, () => undefined);
+  t.equal(permits.evictStuck(60_000), 0);
+  permits.acquire(10, behind, 60_000, () => undefined);
+  t.equal(permits.evictStuck(60_500), 0);
+  t.equal(permits.evictStuck(61_000), 1);
+  t.equal(stuck.evictions.length, 1);
+});
+
 t.test('the sum is kept whatever happens', async (t) => {
   const random = new Random(5);
   const permits = new Permits(1000, 1000);
