@@ -86,7 +86,7 @@ what_next() {
 END
   say 'And to end it:'
   if [[ -n $device ]]; then say "  umount $folder/mnt; tidemark detach $device"; fi
-  say "  kill $node_pid; rm -r $folder"
+  say "  kill $node_pid; tail --pid=$node_pid -f /dev/null; rm -r $folder"
 }
 
 clean_up() {
