@@ -54,16 +54,18 @@ t.test('as installed, the thread pool has eight threads, unless told otherwise',
   const threads = async (size: string | undefined): Promise<number> => {
     const environment: NodeJS.ProcessEnv = { ...process.env, UV_THREADPOOL_SIZE: size };
     if (size === undefined) delete environment['UV_THREADPOOL_SIZE'];
-    // The test runner's own loader, which child processes inherit, starts the pool before any program.
-    delete environment['NODE_OPTIONS'];
-    const child = spawn(
+    const command = [
       process.execPath,
-      [join(projectFolder(), 'dist/server/launch.cjs'), 'serve', '--state', folder],
-      {
-        stdio: ['ignore', 'pipe', 'ignore'],
-        env: environment,
-      },
-    );
+      join(projectFolder(), 'dist/server/launch.cjs'),
+      'serve',
+      '--state',
+      folder,
+    ];
+    // The test runner hands its loader to every child by NODE_OPTIONS, and a loader starts the pool before any program.
+    const child = spawn('env', ['-u', 'NODE_OPTIONS', ...command], {
+      stdio: ['ignore', 'pipe', 'ignore'],
+      env: environment,
+    });
     await once(child.stdout, 'data');
     const count = (await readdir(`/proc/${child.pid}/task`)).length;
     child.kill('SIGTERM');
