@@ -157,7 +157,7 @@ class LogTail {
 }
 
 function mainPath(): string {
-  return join(projectFolder(), 'dist/server/main.js');
+  return join(projectFolder(), 'dist/server/launch.cjs');
 }
 
 /** The project's folder, from a source in scripts/lib as well as from its built copy in dist/scripts/lib. */

@@ -19,7 +19,7 @@ show() {
   "$@" 2>&1 | sed "s|$folder|.|g"
 }
 
-tidemark() { node dist/server/main.js "$@"; }
+tidemark() { node dist/server/launch.cjs "$@"; }
 demo_client() { node dist/scripts/demo-client.js "$@"; }
 
 newer_sources() { find protocol engine server scripts -name '*.ts' -newer dist/server/main.js -print -quit; }
@@ -27,7 +27,7 @@ newer_sources() { find protocol engine server scripts -name '*.ts' -newer dist/s
 # Starts the node in a session of its own, so that Ctrl-C ends the story and not the node under it.
 start_node() {
   printf '$ tidemark serve --state ./state &\n'
-  setsid node dist/server/main.js serve > "$folder/ready" 2> "$folder/log" < /dev/null &
+  setsid node dist/server/launch.cjs serve > "$folder/ready" 2> "$folder/log" < /dev/null &
   node_pid=$!
   until [[ -s $folder/ready ]]; do
     if ! kill -0 "$node_pid" 2> /dev/null; then
@@ -77,7 +77,7 @@ what_next() {
   chapter 'It goes on running. What you can type next:'
   cat << END
   export TIDEMARK_STATE=$TIDEMARK_STATE
-  alias tidemark='node $PWD/dist/server/main.js'
+  alias tidemark='node $PWD/dist/server/launch.cjs'
   tidemark status --watch
   tidemark events --follow
   nbdinfo '$uri'
