@@ -61,6 +61,7 @@ t.test('of a passed file one line, of a failed one the failures with their diagn
     '  ---',
     '  exitCode: 1',
     '  ...',
+    '# { total: 3, pass: 2, fail: 1 }',
     'coverage follows',
   ]);
   t.match(done.totals, { pass: 2, fail: 1 });
@@ -83,6 +84,7 @@ t.test('blocks between braces are understood too', async (t) => {
     'not ok 1 - test/bad.test.ts # time=7ms {',
     '    not ok 1 - broken',
     'ok 2 - test/good.test.ts {',
+    '# { total: 3, pass: 2, fail: 1 }',
   ]);
 });
 
