@@ -22,6 +22,9 @@ function qemuIo(target: string, commands: readonly string[]): Promise<CommandRes
   ]);
 }
 
+/** One node for all tests of this file, each with a group of its own. */
+const node = await serveForTest(t);
+
 interface MapExtent {
   readonly start: number;
   readonly length: number;
@@ -35,9 +38,8 @@ async function qemuMap(uri: string): Promise<MapExtent[]> {
 
 t.test('qemu-img copies an image in and out, and compares', async (t) => {
   if (!(await needPrograms(t, 'qemu-img'))) return;
-  const node = await serveForTest(t);
-  await node.create('g', `v:${VOLUME_BYTES}`);
-  const uri = node.uri('g/v');
+  await node.create('copy', `v:${VOLUME_BYTES}`);
+  const uri = node.uri('copy/v');
   const folder = t.testdir();
   const image = join(folder, 'image');
   await makeImage(image, VOLUME_BYTES, [
@@ -60,9 +62,8 @@ t.test('qemu-img copies an image in and out, and compares', async (t) => {
 
 t.test('qemu-img map shows holes, data, and holes again after a discard', async (t) => {
   if (!(await needPrograms(t, 'qemu-img', 'qemu-io'))) return;
-  const node = await serveForTest(t);
-  await node.create('g', `v:${VOLUME_BYTES}`);
-  const uri = node.uri('g/v');
+  await node.create('map', `v:${VOLUME_BYTES}`);
+  const uri = node.uri('map/v');
   t.strictSame(
     (await qemuMap(uri)).map(({ start, length, zero, data }) => ({ start, length, zero, data })),
     [{ start: 0, length: VOLUME_BYTES, zero: true, data: false }],
@@ -89,9 +90,8 @@ t.test('qemu-img map shows holes, data, and holes again after a discard', async 
 
 t.test('qemu-img info sees the size, and read-only opens work', async (t) => {
   if (!(await needPrograms(t, 'qemu-img', 'qemu-io'))) return;
-  const node = await serveForTest(t);
-  await node.create('g', `odd:${VOLUME_BYTES + 512}`);
-  const uri = node.uri('g/odd');
+  await node.create('odd', `odd:${VOLUME_BYTES + 512}`);
+  const uri = node.uri('odd/odd');
   const info = JSON.parse(await mustRun('qemu-img', ['info', '--output=json', uri])) as Record<
     string,
     unknown
@@ -105,29 +105,27 @@ t.test(
   'qemu-io: a seeded mix of writes, zeroes and discards gives what it gives on a plain file',
   async (t) => {
     if (!(await needPrograms(t, 'qemu-img', 'qemu-io'))) return;
-    const node = await serveForTest(t);
-    await node.create('g', `v:${VOLUME_BYTES}`);
+    await node.create('mix', `v:${VOLUME_BYTES}`);
     const seed = Number(process.env['TIDEMARK_TEST_SEED'] ?? 20261122);
     t.comment(`TIDEMARK_TEST_SEED=${seed}`);
     const commands = mixedCommands(generator(seed), 200);
     const folder = t.testdir();
     const model = join(folder, 'model');
     await makeImage(model, VOLUME_BYTES, []);
-    for (const target of [node.uri('g/v'), model]) {
+    for (const target of [node.uri('mix/v'), model]) {
       const result = await qemuIo(target, commands);
       t.equal(result.status, 0, result.stderr);
       t.notMatch(result.stdout, /failed/);
     }
-    await mustRun('qemu-img', ['convert', '-f', 'raw', '-O', 'raw', node.uri('g/v'), join(folder, 'copy')]);
+    await mustRun('qemu-img', ['convert', '-f', 'raw', '-O', 'raw', node.uri('mix/v'), join(folder, 'copy')]);
     t.equal(await fileDigest(join(folder, 'copy')), await fileDigest(model));
   },
 );
 
 t.test('qemu-io: what is read is what was written, to the byte', async (t) => {
   if (!(await needPrograms(t, 'qemu-io'))) return;
-  const node = await serveForTest(t);
-  await node.create('g', `v:${VOLUME_BYTES}`);
-  const result = await qemuIo(node.uri('g/v'), [
+  await node.create('bytes', `v:${VOLUME_BYTES}`);
+  const result = await qemuIo(node.uri('bytes/v'), [
     'write -P 0x11 65535 2',
     'read -P 0 65534 1',
     'read -P 0x11 65535 2',
@@ -142,7 +140,7 @@ t.test('qemu-io: what is read is what was written, to the byte', async (t) => {
   ]);
   t.equal(result.status, 0, result.stdout + result.stderr);
   t.notMatch(result.stdout, 'Pattern verification failed');
-  const wrong = await qemuIo(node.uri('g/v'), ['read -P 0x33 65535 2']);
+  const wrong = await qemuIo(node.uri('bytes/v'), ['read -P 0x33 65535 2']);
   t.match(wrong.stdout, 'Pattern verification failed', 'and a wrong pattern would be noticed');
 });
 
