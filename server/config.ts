@@ -9,12 +9,13 @@ import { type Static, Type } from 'typebox';
 import { Value } from 'typebox/value';
 import { EngineError, errnoOf } from '../engine/errors.ts';
 import { MAX_PAYLOAD_BYTES } from '../protocol/limits.ts';
-import { formatNbdUri, type NbdUri, NbdUriError, parseNbdUri } from '../protocol/uri.ts';
+import { formatNbdUri, type NbdUri } from '../protocol/uri.ts';
 import { DEFAULT_LIMITS, LARGE_REQUEST_BYTES, type ServerLimits } from './limits.ts';
-import { LOG_LEVELS, type LogLevel } from './logger.ts';
+import { LOG_LEVELS, type LogLevel } from './log-levels.ts';
 import { parseSize } from './sizes.ts';
-import { defaultStateFolder, statePaths } from './state-folder.ts';
+import { defaultStateFolder, statePaths } from './state-paths.ts';
 import { checkSocketPath } from './unix-socket.ts';
+import { parseListenUri, parseUri } from './uris.ts';
 
 /** Listeners of one node: a bound on what a configuration can ask for. */
 const MAX_LISTENERS = 16;
@@ -93,38 +94,6 @@ export async function loadSettings(flags: SettingFlags, configPath: string | und
 function unixUri(path: string): NbdUri {
   checkSocketPath(path);
   return { scheme: 'nbd+unix', tls: false, address: { kind: 'unix', path }, exportName: '' };
-}
-
-/** A URI to listen at: plain NBD, on an absolute unix socket path or a TCP address, without an export. Throws `invalid`. */
-export function parseListenUri(text: string): NbdUri {
-  const uri = parseUri(text);
-  if (uri.tls)
-    throw new EngineError(
-      'unsupported',
-      `${text}: listening with TLS is not supported; use nbd: or nbd+unix:`,
-    );
-  if (uri.exportName !== '') {
-    throw new EngineError(
-      'invalid',
-      `${text} names an export: a listener serves all of them, leave '${uri.exportName}' out`,
-    );
-  }
-  if (uri.address.kind === 'unix') {
-    if (!isAbsolute(uri.address.path))
-      throw new EngineError('invalid', `${text}: the socket is not an absolute path`);
-    checkSocketPath(uri.address.path);
-  }
-  return uri;
-}
-
-/** Any NBD URI. Throws `invalid`. */
-export function parseUri(text: string): NbdUri {
-  try {
-    return parseNbdUri(text);
-  } catch (error) {
-    if (error instanceof NbdUriError) throw new EngineError('invalid', error.message, { cause: error });
-    throw error;
-  }
 }
 
 async function readConfigFile(path: string): Promise<ConfigFile> {

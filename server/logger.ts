@@ -2,11 +2,9 @@
  * The log: JSON lines on stderr. Standard output belongs to the answer of a command.
  */
 import { type DestinationStream, type Logger as PinoLogger, pino } from 'pino';
+import type { LogLevel } from './log-levels.ts';
 
 export type Logger = PinoLogger;
-
-export const LOG_LEVELS = ['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent'] as const;
-export type LogLevel = (typeof LOG_LEVELS)[number];
 
 /**
  * Bytes of log lines that wait for a reader of stderr. What comes beyond is dropped: a stuck terminal or a full pipe

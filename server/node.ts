@@ -24,14 +24,9 @@ import type { KernelDevices } from './kernel/kernel-devices.ts';
 import type { Logger } from './logger.ts';
 import { Metrics } from './metrics.ts';
 import { NbdServer } from './nbd-server.ts';
-import {
-  claimIdentity,
-  makeStateFolder,
-  type NodeIdentity,
-  readIdentity,
-  statePaths,
-} from './state-folder.ts';
+import { claimIdentity, makeStateFolder, type NodeIdentity, readIdentity } from './state-folder.ts';
 import { StateLock } from './state-lock.ts';
+import { statePaths } from './state-paths.ts';
 import { deviceViewOf, failedGroupStatus, groupStatusOf, type StatusContext } from './status.ts';
 import { tidemarkVersion } from './version.ts';
 

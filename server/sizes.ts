@@ -1,7 +1,7 @@
 /** Sizes as people write and read them: powers of 1024, always. */
 import { EngineError } from '../engine/errors.ts';
 
-const UNITS = ['', 'K', 'M', 'G', 'T', 'P'] as const;
+const UNITS: readonly string[] = ['', 'K', 'M', 'G', 'T', 'P'];
 
 /**
  * Bytes of `10G`, `512M`, `64KiB`, `1.5T`, `4096`. `GB` and the like are refused: they mean 10^9 to some and 2^30 to others.
@@ -22,7 +22,7 @@ export function parseSize(text: string): number {
   if (unit === '' && suffix.toLowerCase() === 'ib') {
     throw new EngineError('invalid', `'${text}' is not a size: write 10G, 512M, 64K or bytes`);
   }
-  const power = UNITS.findIndex((name) => name === unit.toUpperCase());
+  const power = UNITS.indexOf(unit.toUpperCase());
   const bytes = Number(digits) * 1024 ** power;
   if (!Number.isSafeInteger(bytes))
     throw new EngineError('invalid', `'${text}' is not a whole number of bytes below 8 PiB`);

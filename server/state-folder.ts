@@ -6,12 +6,12 @@
  */
 import { createHash, randomUUID } from 'node:crypto';
 import { mkdir, readdir, readFile, stat } from 'node:fs/promises';
-import { homedir } from 'node:os';
-import { dirname, join, resolve } from 'node:path';
+import { dirname } from 'node:path';
 import { type Static, Type } from 'typebox';
 import { Value } from 'typebox/value';
 import { EngineError, errnoOf } from '../engine/errors.ts';
 import { replaceFile, syncFolder } from './durable-file.ts';
+import type { StatePaths } from './state-paths.ts';
 
 /** Version of the layout of the state folder. */
 const STATE_FORMAT = 1;
@@ -24,42 +24,6 @@ const NodeFile = Type.Object({
 });
 
 export type NodeIdentity = Static<typeof NodeFile>;
-
-/** Where things are in a state folder. */
-export interface StatePaths {
-  readonly folder: string;
-  readonly nodeFile: string;
-  readonly lock: string;
-  readonly groups: string;
-  readonly controlSocket: string;
-  readonly nbdSocket: string;
-}
-
-export function statePaths(folder: string): StatePaths {
-  const absolute = resolve(folder);
-  return {
-    folder: absolute,
-    nodeFile: join(absolute, 'node.json'),
-    lock: join(absolute, 'lock'),
-    groups: join(absolute, 'groups'),
-    controlSocket: join(absolute, 'control.sock'),
-    nbdSocket: join(absolute, 'nbd.sock'),
-  };
-}
-
-/** The folder of a command that was not told one (DESIGN section 9). */
-export function defaultStateFolder(
-  environment: Readonly<Record<string, string | undefined>> = process.env,
-  userId: number | undefined = process.geteuid?.(),
-): string {
-  const named = environment['TIDEMARK_STATE'];
-  if (named !== undefined && named !== '') return named;
-  if (userId === 0) return '/var/lib/tidemark';
-  const base = environment['XDG_STATE_HOME'];
-  // The XDG specification: a path that is not absolute is to be ignored.
-  if (base?.startsWith('/')) return join(base, 'tidemark');
-  return join(environment['HOME'] || homedir(), '.local', 'state', 'tidemark');
-}
 
 /** What tells this machine from others: a digest of `/etc/machine-id`, which itself is not to be shown. Null where there is none. */
 export async function machineDigest(file = '/etc/machine-id'): Promise<string | null> {

@@ -6,7 +6,8 @@ import { constants } from 'node:fs';
 import { type FileHandle, open } from 'node:fs/promises';
 import { tryLockExclusive } from '../engine/disk/native.ts';
 import { EngineError } from '../engine/errors.ts';
-import { folderError, type StatePaths } from './state-folder.ts';
+import { folderError } from './state-folder.ts';
+import type { StatePaths } from './state-paths.ts';
 
 export class StateLock {
   readonly #handle: FileHandle;

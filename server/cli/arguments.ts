@@ -3,9 +3,9 @@ import { resolve } from 'node:path';
 import { InvalidArgumentError } from 'commander';
 import { EngineError } from '../../engine/errors.ts';
 import { checkName } from '../../engine/names.ts';
-import { parseListenUri, parseUri } from '../config.ts';
 import type { GroupRequest } from '../control/schemas.ts';
 import { parseSize } from '../sizes.ts';
+import { parseListenUri, parseUri } from '../uris.ts';
 
 export type VolumeArgument = GroupRequest['volumes'][number];
 

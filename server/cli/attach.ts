@@ -1,5 +1,5 @@
 import type { Command } from 'commander';
-import { MAX_DEVICE_CONNECTIONS } from '../kernel/kernel-devices.ts';
+import { MAX_DEVICE_CONNECTIONS } from '../kernel/device-limits.ts';
 import { countArgument, deviceArgument, exportArgument } from './arguments.ts';
 import type { Finish } from './program.ts';
 import { type NodeFlags, type Output, withNode, withNodeFlags } from './session.ts';

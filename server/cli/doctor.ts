@@ -1,5 +1,5 @@
 import type { Command } from 'commander';
-import { type DoctorFinding, runDoctor } from '../kernel/doctor.ts';
+import type { DoctorFinding } from '../kernel/doctor.ts';
 import { DONE, REFUSED } from './exit-status.ts';
 import type { Finish } from './program.ts';
 import { type NodeFlags, type Output, stateFolderOf, withNodeFlags } from './session.ts';
@@ -15,6 +15,7 @@ export function addDoctor(program: Command, output: Output, finish: Finish): voi
     .description('check what this machine has of what Tidemark needs')
     .option('--json', 'as JSON');
   withNodeFlags(command).action(async (flags: DoctorFlags) => {
+    const { runDoctor } = await import('../kernel/doctor.ts');
     const findings = await runDoctor(stateFolderOf(flags));
     output.line(flags.json === true ? JSON.stringify({ findings }, null, 2) : formatFindings(findings));
     finish(findings.some((finding) => markOf(finding) === MISSING) ? REFUSED : DONE);

@@ -1,7 +1,7 @@
 /** What the commands that talk to a node share: how to find it, and how to part. */
 import type { Command } from 'commander';
 import { ControlClient, ControlError } from '../control/client.ts';
-import { defaultStateFolder, statePaths } from '../state-folder.ts';
+import { defaultStateFolder, statePaths } from '../state-paths.ts';
 import { pathArgument } from './arguments.ts';
 import { DONE } from './exit-status.ts';
 
@@ -59,6 +59,6 @@ export async function withNode(
     }
     throw error;
   } finally {
-    await client.close();
+    client.close();
   }
 }

@@ -1,6 +1,8 @@
 /** The typed client of the control API, over the control socket of a node on this machine. */
+import { once } from 'node:events';
+import { type IncomingMessage, request } from 'node:http';
+import { text } from 'node:stream/consumers';
 import { createParser, type EventSourceMessage } from 'eventsource-parser';
-import { Agent, type Dispatcher, request } from 'undici';
 import { errnoOf } from '../../engine/errors.ts';
 import { checkSocketPath } from '../unix-socket.ts';
 import type {
@@ -28,25 +30,19 @@ export class ControlError extends Error {
   }
 }
 
-/** The host of a request over a unix socket: HTTP wants one, nobody reads it. */
-const ORIGIN = 'http://tidemark';
+type Method = 'GET' | 'POST' | 'DELETE';
+
 /** Creating a group of many volumes syncs as many files; a detach waits for the kernel's flush. */
 const ANSWER_TIMEOUT_MS = 10 * 60 * 1000;
 
 export class ControlClient {
   readonly #path: string;
-  readonly #agent: Agent;
+  readonly #ending = new AbortController();
 
   /** Throws `invalid` for a socket path that is too long. Connects with the first request. */
   constructor(socketPath: string) {
     checkSocketPath(socketPath);
     this.#path = socketPath;
-    this.#agent = new Agent({
-      connect: { socketPath },
-      connections: 4,
-      headersTimeout: ANSWER_TIMEOUT_MS,
-      bodyTimeout: 0,
-    });
   }
 
   status(): Promise<NodeStatus> {
@@ -86,7 +82,7 @@ export class ControlClient {
     const parser = createParser({ onEvent: (message) => ready.push(message) });
     const decoder = new TextDecoder();
     try {
-      for await (const chunk of answer.body) {
+      for await (const chunk of answer) {
         parser.feed(decoder.decode(chunk as Uint8Array, { stream: true }));
         for (const message of ready.splice(0)) {
           if (message.event === undefined) yield JSON.parse(message.data) as EventView;
@@ -94,10 +90,9 @@ export class ControlClient {
       }
     } catch (error) {
       // The node went away in the middle: for a reader, the end.
-      if (errnoOf(error) !== 'ECONNRESET' && (error as { code?: unknown }).code !== 'UND_ERR_SOCKET')
-        throw error;
+      if (errnoOf(error) !== 'ECONNRESET' && !this.#ending.signal.aborted) throw error;
     } finally {
-      answer.body.destroy();
+      answer.destroy();
     }
   }
 
@@ -106,38 +101,40 @@ export class ControlClient {
   }
 
   /** Ends what is open. */
-  async close(): Promise<void> {
-    await this.#agent.destroy();
+  close(): void {
+    this.#ending.abort();
   }
 
-  async #json<Answer>(method: Dispatcher.HttpMethod, path: string, body?: unknown): Promise<Answer> {
+  async #json<Answer>(method: Method, path: string, body?: unknown): Promise<Answer> {
     return JSON.parse(await this.#send(method, path, body)) as Answer;
   }
 
-  async #send(method: Dispatcher.HttpMethod, path: string, body?: unknown): Promise<string> {
+  async #send(method: Method, path: string, body?: unknown): Promise<string> {
     const answer = await this.#request(method, path, body, 'application/json');
-    return await answer.body.text();
+    return await text(answer);
   }
 
-  async #request(
-    method: Dispatcher.HttpMethod,
-    path: string,
-    body: unknown,
-    accept: string,
-  ): Promise<Dispatcher.ResponseData> {
-    let answer: Dispatcher.ResponseData;
+  async #request(method: Method, path: string, body: unknown, accept: string): Promise<IncomingMessage> {
+    const sent = request({
+      socketPath: this.#path,
+      method,
+      path,
+      headers: { accept, ...(body === undefined ? {} : { 'content-type': 'application/json' }) },
+      signal: this.#ending.signal,
+    });
+    sent.setTimeout(ANSWER_TIMEOUT_MS, () => sent.destroy(new Error('no answer in time')));
+    sent.end(body === undefined ? undefined : JSON.stringify(body));
+    let answer: IncomingMessage;
     try {
-      answer = await request(`${ORIGIN}${path}`, {
-        dispatcher: this.#agent,
-        method,
-        headers: { accept, ...(body === undefined ? {} : { 'content-type': 'application/json' }) },
-        ...(body === undefined ? {} : { body: JSON.stringify(body) }),
-      });
+      [answer] = (await once(sent, 'response')) as [IncomingMessage];
     } catch (error) {
       throw this.#unreachable(error);
     }
-    if (answer.statusCode < 400) return answer;
-    throw refusalFrom(answer.statusCode, await answer.body.text());
+    // Events come when something happens: from here on, silence is no fault.
+    sent.setTimeout(0);
+    const status = answer.statusCode ?? 0;
+    if (status < 400) return answer;
+    throw refusalFrom(status, await text(answer));
   }
 
   #unreachable(error: unknown): ControlError {
@@ -160,9 +157,9 @@ export class ControlClient {
   }
 }
 
-function refusalFrom(status: number, text: string): ControlError {
+function refusalFrom(status: number, said: string): ControlError {
   try {
-    const body = JSON.parse(text) as Partial<ErrorBody>;
+    const body = JSON.parse(said) as Partial<ErrorBody>;
     if (typeof body.code === 'string' && typeof body.message === 'string') {
       return new ControlError(body.code, status, body.message);
     }

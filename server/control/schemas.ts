@@ -4,7 +4,7 @@
  */
 import { type Static, Type } from 'typebox';
 import { MAX_VOLUMES_PER_GROUP } from '../../engine/group-spec.ts';
-import { MAX_DEVICE_CONNECTIONS } from '../kernel/kernel-devices.ts';
+import { MAX_DEVICE_CONNECTIONS } from '../kernel/device-limits.ts';
 
 const nullable = <Schema extends Parameters<typeof Type.Union>[0][number]>(schema: Schema) =>
   Type.Union([schema, Type.Null()]);

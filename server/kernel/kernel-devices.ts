@@ -12,6 +12,7 @@ import { EngineError } from '../../engine/errors.ts';
 import { formatNbdUri, type NbdUri } from '../../protocol/uri.ts';
 import type { EventLog } from '../events.ts';
 import type { Logger } from '../logger.ts';
+import { MAX_DEVICE_CONNECTIONS } from './device-limits.ts';
 import {
   deviceName,
   hasSysAdmin,
@@ -24,8 +25,6 @@ import {
 import { defaultHelperCommand, type HelperCommand, HelperProcess, within } from './helper-process.ts';
 import type { DeviceBlockBytes, HelperFailureKind, HelperJob, HelperMessage } from './helper-protocol.ts';
 
-/** Connections of one device. The driver makes a hardware queue of 128 requests for each. */
-export const MAX_DEVICE_CONNECTIONS = 16;
 /** Longest wait for a helper to connect, set the device up and show in sysfs, in milliseconds. */
 const ATTACH_BOUND_MS = 60_000;
 /** Longest wait for the kernel to read the partition table of a device that was just attached, in milliseconds. */

@@ -1,15 +1,9 @@
 import { mkdir, readFile, rm, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import t from 'tap';
-import {
-  claimIdentity,
-  defaultStateFolder,
-  machineDigest,
-  makeStateFolder,
-  readIdentity,
-  statePaths,
-} from '../../server/state-folder.ts';
+import { claimIdentity, machineDigest, makeStateFolder, readIdentity } from '../../server/state-folder.ts';
 import { StateLock } from '../../server/state-lock.ts';
+import { defaultStateFolder, statePaths } from '../../server/state-paths.ts';
 import { listing, THIS_MACHINE, temporaryFolder } from '../fixtures/local-node.ts';
 
 const OTHER_MACHINE = 'b'.repeat(64);
