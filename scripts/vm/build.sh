@@ -136,7 +136,7 @@ build_run() {
   fi
   cp "$project/package.json" "$root/app/"
   cp "$here/init" "$root/init"
-  cp "$here/guest.sh" "$here"/guest-*.mjs "$root/guest/" 2>/dev/null || cp "$here/guest.sh" "$root/guest/"
+  cp "$here/guest.sh" "$here/guest-control.mjs" "$root/guest/"
   chmod 0755 "$root/init"
   echo "$scenario_bound" >"$root/guest/scenario-bound"
   for script in "$@"; do

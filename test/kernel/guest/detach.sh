@@ -38,4 +38,3 @@ refuses grep -q "\"$device\"" /tmp/status.json
 attach g/v "$device"
 tidemark detach "$device"
 fails_with "not attached by this node" tidemark detach "$device"
-fails_with "not an nbd device" tidemark detach /dev/vda

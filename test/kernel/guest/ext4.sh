@@ -1,19 +1,21 @@
-# A filesystem lives through unmount, check, detach and attach, and a restart of the node.
+# By the command line: a filesystem lives through unmount, check, detach and attach, and a restart of the node.
 . /guest/guest.sh
 
 start_node
-tidemark create g --volume v:96M
-attach g/v
+cli create g --volume v:96M
+cli attach g/v >/tmp/attach.out
+device=$(cat /tmp/attach.out)
 [ "$device" = /dev/nbd0 ]
 [ "$(size_of /dev/nbd0)" = $((96 * 1024 * 1024)) ]
 mkfs.ext4 -q "$device"
 mount "$device" /mnt
 fill /mnt /tmp/sums
 sync
+fails_with '/dev/nbd0 is in use: mounted on /mnt' cli detach "$device"
 umount /mnt
 e2fsck -fn "$device"
 before=$(checksum "$device")
-tidemark detach "$device"
+cli detach "$device"
 is_free "$device"
 [ "$(size_of "$device")" = 0 ]
 
