@@ -6,6 +6,7 @@ import type { Counters } from './counters.ts';
 import type { EventLog } from './events.ts';
 import type { Exports } from './exports.ts';
 import { readInline, type SocketReader } from './inline-socket.ts';
+import type { LargeBuffers } from './large-buffers.ts';
 import type { ServerLimits } from './limits.ts';
 import type { Logger } from './logger.ts';
 import type { Permits } from './permits.ts';
@@ -21,6 +22,7 @@ export interface ConnectionContext {
   readonly events: EventLog;
   readonly counters: Counters;
   readonly permits: Permits;
+  readonly largeBuffers: LargeBuffers;
   /** The buffer that all sockets read into. */
   readonly receiveBuffer: Buffer;
   readonly slabs: BufferPool;
@@ -59,6 +61,7 @@ export class Connection implements SocketReader, TransmissionHost {
   readonly receiver: Receiver;
   readonly sender: Sender;
   readonly permits: Permits;
+  readonly largeBuffers: LargeBuffers;
   readonly limits: ServerLimits;
   readonly counters: Counters;
   readonly logger: Logger;
@@ -81,6 +84,7 @@ export class Connection implements SocketReader, TransmissionHost {
     this.#context = context;
     this.#onClosed = onClosed;
     this.permits = context.permits;
+    this.largeBuffers = context.largeBuffers;
     this.limits = context.limits;
     this.counters = context.counters;
     this.logger = context.logger.child({ session: id });

@@ -35,13 +35,18 @@ export const DEFAULT_LIMITS: ServerLimits = {
   shutdownGraceMs: 10_000,
 };
 
+/**
+ * Payloads up to here are served from the connection's own buffers, at once where the page cache allows; above it they take
+ * shared bytes. 256 KiB is what copying tools ask for.
+ */
+export const LARGE_REQUEST_BYTES = 256 * KIB;
+/** Room for the headers of one request or reply, and for its error text. */
+const HEADER_ROOM_BYTES = 4 * KIB;
 /** What one read from a socket can bring: more than a unix socket's buffer holds (208 KiB by default). */
 export const RECEIVE_BUFFER_BYTES = 256 * KIB;
-/** Where a connection keeps the start of an incomplete request: room for it, and for one more read behind it. */
-export const RECEIVE_SLAB_BYTES = 2 * RECEIVE_BUFFER_BYTES;
+/** Where a connection keeps the start of an incomplete request: room for all of it but a byte, and for one more read behind it. */
+export const RECEIVE_SLAB_BYTES = LARGE_REQUEST_BYTES + HEADER_ROOM_BYTES + RECEIVE_BUFFER_BYTES;
 /** Replies are gathered in buffers of this size, and each is sent in one write. */
-export const OUTPUT_BUFFER_BYTES = 256 * KIB;
-/** Payloads up to here are served from the connection's own buffers, at once where the page cache allows; above it they take shared bytes. */
-export const LARGE_REQUEST_BYTES = OUTPUT_BUFFER_BYTES - 4 * KIB;
+export const OUTPUT_BUFFER_BYTES = LARGE_REQUEST_BYTES + HEADER_ROOM_BYTES;
 /** Extents in one reply to a block status request: 64 KiB of reply with extended headers. */
 export const MAX_EXTENTS_PER_REPLY = 4096;

@@ -6,6 +6,7 @@ import { Connection, type ConnectionContext, type SessionStatus } from './connec
 import { Counters } from './counters.ts';
 import type { EventLog } from './events.ts';
 import type { Exports } from './exports.ts';
+import { LargeBuffers } from './large-buffers.ts';
 import {
   OUTPUT_BUFFER_BYTES,
   RECEIVE_BUFFER_BYTES,
@@ -34,6 +35,7 @@ export interface NbdServerOptions {
 export class NbdServer {
   readonly counters = new Counters();
   readonly permits: Permits;
+  readonly #largeBuffers = new LargeBuffers();
   readonly #context: ConnectionContext;
   readonly #listeners = new Set<Server>();
   readonly #connections = new Set<Connection>();
@@ -51,13 +53,17 @@ export class NbdServer {
       events: options.events,
       counters: this.counters,
       permits: this.permits,
+      largeBuffers: this.#largeBuffers,
       receiveBuffer: Buffer.allocUnsafeSlow(RECEIVE_BUFFER_BYTES),
       slabs: new BufferPool(RECEIVE_SLAB_BYTES, BUFFERS_KEPT),
       outputs: new BufferPool(OUTPUT_BUFFER_BYTES, BUFFERS_KEPT),
       inline: options.inline ?? true,
     };
     this.#stallTimer = setInterval(
-      () => this.permits.evictStuck(performance.now()),
+      () => {
+        this.permits.evictStuck(performance.now());
+        this.#largeBuffers.trim();
+      },
       Math.max(10, limits.stallTimeoutMs / 4),
     );
     this.#stallTimer.unref();

@@ -15,8 +15,8 @@ export type Consume = (buffer: Buffer, start: number, end: number) => number;
  * Invariant: memory that was handed to the socket (`nextBuffer`) stays this connection's until the next read has come, also
  * while the connection is paused and its held bytes are consumed. So a slab goes back only in `received`.
  *
- * The consumer leaves less than half a slab unconsumed unless it has asked for the connection to be paused; then nothing is
- * read, so that a read of the shared buffer always fits behind what is held.
+ * The consumer leaves no more unconsumed than a slab holds besides one read of the shared buffer, unless it has asked for the connection
+ * to be paused; then nothing is read. So a read always fits behind what is held.
  */
 export class Receiver {
   readonly #shared: Buffer;
@@ -37,7 +37,7 @@ export class Receiver {
   #foreign: Buffer | null = null;
 
   constructor(shared: Buffer, slabs: BufferPool, consume: Consume) {
-    assert(slabs.bufferBytes >= 2 * shared.length, 'a slab holds a partial request and a whole read');
+    assert(slabs.bufferBytes > shared.length, 'a slab holds a partial request and a whole read');
     this.#shared = shared;
     this.#slabs = slabs;
     this.#consume = consume;
@@ -129,7 +129,7 @@ export class Receiver {
   }
 
   #feed(): void {
-    while (this.#foreign !== null && this.heldBytes < this.#shared.length) {
+    while (this.#foreign !== null && this.heldBytes + this.#shared.length <= this.#slabs.bufferBytes) {
       const room = this.nextBuffer();
       const count = this.#foreign.copy(room);
       this.#foreign = count < this.#foreign.length ? this.#foreign.subarray(count) : null;

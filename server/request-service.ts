@@ -19,6 +19,7 @@ import type { RequestParser } from '../protocol/request-parser.ts';
 import type { MetaContext } from '../protocol/session.ts';
 import type { Counters } from './counters.ts';
 import type { Jobs } from './jobs.ts';
+import type { LargeBuffers } from './large-buffers.ts';
 import { MAX_EXTENTS_PER_REPLY } from './limits.ts';
 import type { Replies } from './replies.ts';
 import type { Sender } from './sender.ts';
@@ -31,6 +32,7 @@ export interface ServiceParts {
   readonly jobs: Jobs;
   readonly sender: Sender;
   readonly counters: Counters;
+  readonly largeBuffers: LargeBuffers;
   /** The contexts that the client selected and that we can tell. */
   readonly contexts: readonly MetaContext[];
 }
@@ -148,14 +150,18 @@ export class RequestService {
     const { parser, replies, sender, counters } = this.#parts;
     const { offset, length } = parser;
     const headerBytes = replies.encoder.readHeaderBytes;
-    const reply = Buffer.allocUnsafeSlow(headerBytes + length);
+    const reply = this.#parts.largeBuffers.take(headerBytes + length);
+    const free = (): void => {
+      this.#parts.largeBuffers.giveBack(reply);
+      release();
+    };
     const answer = (to: ReplyTo): void => {
       replies.encoder.writeReadHeader(reply, 0, to, length);
-      sender.sendOwned(reply, release);
+      sender.sendOwned(reply, free);
       this.bytesRead += length;
       counters.bytesRead += length;
     };
-    this.#job(0, this.#volume.read(reply, headerBytes, length, offset), answer, release);
+    this.#job(0, this.#volume.read(reply, headerBytes, length, offset), answer, free);
   }
 
   /** A write whose payload has a buffer of its own, and has come whole. `release` is called when that buffer is free again. */

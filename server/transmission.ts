@@ -14,6 +14,7 @@ import type { NegotiatedSession } from '../protocol/session.ts';
 import type { Counters } from './counters.ts';
 import type { ServedExport } from './exports.ts';
 import { Jobs } from './jobs.ts';
+import type { LargeBuffers } from './large-buffers.ts';
 import { LARGE_REQUEST_BYTES, type ServerLimits } from './limits.ts';
 import type { Logger } from './logger.ts';
 import type { PermitHolder, Permits } from './permits.ts';
@@ -27,6 +28,7 @@ export interface TransmissionHost extends PermitHolder {
   readonly receiver: Receiver;
   readonly sender: Sender;
   readonly permits: Permits;
+  readonly largeBuffers: LargeBuffers;
   readonly limits: ServerLimits;
   readonly counters: Counters;
   readonly logger: Logger;
@@ -70,8 +72,8 @@ export class Transmission {
   #askedBytes = 0;
   /** Permits that were waited for and are there now, for the request at the head of the held bytes. */
   #grantedBytes = 0;
-  /** Permits of a payload that is being received. */
-  #divertedBytes = 0;
+  /** A large payload that is being received; permits are held for its length. */
+  #diverted: Buffer | null = null;
 
   constructor(host: TransmissionHost, session: NegotiatedSession, served: ServedExport) {
     this.#host = host;
@@ -91,6 +93,7 @@ export class Transmission {
       jobs: this.#jobs,
       sender: host.sender,
       counters: host.counters,
+      largeBuffers: host.largeBuffers,
       contexts,
     });
     this.rules = {
@@ -170,9 +173,10 @@ export class Transmission {
     this.#closed = true;
     this.#jobs.close();
     this.#host.permits.cancel(this.#host);
-    const held = this.#grantedBytes + this.#divertedBytes;
+    const held = this.#grantedBytes + (this.#diverted?.length ?? 0);
     this.#grantedBytes = 0;
-    this.#divertedBytes = 0;
+    if (this.#diverted !== null) this.#host.largeBuffers.giveBack(this.#diverted);
+    this.#diverted = null;
     if (held > 0) this.#host.permits.release(held, this.#host);
   }
 
@@ -226,13 +230,16 @@ export class Transmission {
   #receiveLarge(buffer: Buffer, payloadAt: number, end: number): number {
     const { offset, length, flags } = this.#parser;
     const to = this.#parser.replyTo();
-    const payload = Buffer.allocUnsafeSlow(length);
+    const payload = this.#host.largeBuffers.take(length);
     const here = buffer.copy(payload, 0, payloadAt, Math.min(end, payloadAt + length));
-    this.#divertedBytes = length;
+    this.#diverted = payload;
     const whole = (): void => {
-      this.#divertedBytes = 0;
+      this.#diverted = null;
       const fua = (flags & NBD_CMD_FLAG_FUA) !== 0;
-      this.#service.writeLarge(to, offset, payload, fua, () => this.#release(length));
+      this.#service.writeLarge(to, offset, payload, fua, () => {
+        this.#host.largeBuffers.giveBack(payload);
+        this.#release(length);
+      });
     };
     if (here === length) whole();
     else this.#host.receiver.divert(payload, here, whole);

@@ -78,7 +78,7 @@ function run(seed: number, foreign: boolean): void {
   const parts: Buffer[] = [];
   for (let number = 0; number < 60; number += 1) {
     const kind = random.pick(KINDS);
-    // What is consumed in place has to fit in half a slab with its header, as the server's limit has it.
+    // What is consumed in place has to fit into a slab besides one read, as the server's limit has it.
     const length = random.below(kind === 'whole' ? SHARED_BYTES - 5 : 5 * SHARED_BYTES);
     sent.push({ kind, length });
     parts.push(message(number, kind, length));
