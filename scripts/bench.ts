@@ -13,7 +13,7 @@ import { parseArgs } from 'node:util';
 import { CELLS, type Cell, PEER_NAMES, type PeerName } from './lib/bench-cells.ts';
 import { type Measurement, measure } from './lib/bench-fio.ts';
 import { measureMemory, memoryTable } from './lib/bench-memory.ts';
-import { type Peer, startPeer, versions } from './lib/bench-peers.ts';
+import { type Peer, startPeer, versions, warm } from './lib/bench-peers.ts';
 import { describeCommit, describeMachine, type Result, summarise, table } from './lib/bench-report.ts';
 import { mustRun } from './lib/command.ts';
 import { projectFolder } from './lib/served-node.ts';
@@ -90,6 +90,7 @@ async function runCell(
     for (let turn = 0; turn < peers.length; turn++) {
       const peer = peers[(round + turn) % peers.length];
       if (peer === undefined) continue;
+      await warm(peer.file);
       const one = await measure(cell, peer.uri, settings.sizeBytes, settings.seconds, round + 1, folder);
       measured.get(peer.name)?.push(one);
       // What this server left to be written back must not slow the next one down.

@@ -15,6 +15,8 @@ const START_LIMIT_MS = 20_000;
 export interface Peer {
   readonly name: PeerName;
   readonly uri: string;
+  /** What it serves. */
+  readonly file: string;
   stop(): Promise<void>;
 }
 
@@ -27,10 +29,10 @@ export async function startPeer(name: PeerName, folder: string, sizeBytes: numbe
   if (name === 'tidemark') return startTidemark(own, file, sizeBytes);
   const socket = join(own, 'nbd.sock');
   if (name === 'qemu-nbd') {
-    return startServer(name, 'qemu-nbd', ['--persistent', '-f', 'raw', '-k', socket, file], socket);
+    return startServer(name, file, 'qemu-nbd', ['--persistent', '-f', 'raw', '-k', socket, file], socket);
   }
   const threads = name === 'nbdkit-1-thread' ? ['--threads', '1'] : [];
-  return startServer(name, 'nbdkit', ['--foreground', ...threads, '-U', socket, 'file', file], socket);
+  return startServer(name, file, 'nbdkit', ['--foreground', ...threads, '-U', socket, 'file', file], socket);
 }
 
 /** The version of each server, and of fio that loads them, as they print it. */
@@ -55,6 +57,7 @@ async function startTidemark(folder: string, file: string, sizeBytes: number): P
   return {
     name: 'tidemark',
     uri: node.uri('bench/disk'),
+    file,
     stop: async () => {
       await node.stop();
     },
@@ -63,6 +66,7 @@ async function startTidemark(folder: string, file: string, sizeBytes: number): P
 
 async function startServer(
   name: PeerName,
+  file: string,
   program: string,
   programArguments: readonly string[],
   socket: string,
@@ -76,12 +80,24 @@ async function startServer(
   return {
     name,
     uri: `nbd+unix:///?socket=${socket}`,
+    file,
     stop: async () => {
       const ended = once(child, 'exit');
       child.kill('SIGTERM');
       await ended;
     },
   };
+}
+
+/** Reads a file through, so that the page cache has it: the servers are compared, not what the machine evicted meanwhile. */
+export async function warm(path: string): Promise<void> {
+  const block = Buffer.alloc(MEBIBYTE_BYTES);
+  const handle = await open(path, 'r');
+  try {
+    while ((await handle.read(block, 0, block.length)).bytesRead > 0);
+  } finally {
+    await handle.close();
+  }
 }
 
 /** Both servers write their process id to a file once they listen. */
