@@ -12,10 +12,9 @@ start_node() {
   : >/tmp/node.out
   node /app/dist/server/main.js serve "$@" >/tmp/node.out 2>>/tmp/node.log &
   node_pid=$!
-  until [ -s /tmp/node.out ]; do
-    kill -0 "$node_pid"
-    sleep 0.1
-  done
+  ready_or_gone() { [ -s /tmp/node.out ] || [ ! -e "/proc/$node_pid" ]; }
+  wait_until ready_or_gone
+  [ -s /tmp/node.out ]
 }
 
 stop_node() {
@@ -39,8 +38,11 @@ session_count() {
   node -p 'JSON.parse(require("fs").readFileSync("/tmp/status.json", "utf8")).sessions.length'
 }
 
+# Without a trace of every look.
 wait_until() {
+  { set +x; } 2>/dev/null
   until "$@"; do sleep 0.1; done
+  set -x
 }
 
 is_free() { [ ! -e "/sys/block/${1#/dev/}/pid" ]; }

@@ -1,5 +1,8 @@
 import t from 'tap';
-import { runInMachine } from '../fixtures/kernel-machine.ts';
+import { MACHINE_TEST_BOUND_MS, runInMachine } from '../fixtures/kernel-machine.ts';
+
+// The file's bound is another than its test's.
+t.setTimeout(MACHINE_TEST_BOUND_MS);
 
 t.test(
   'devices are chosen, refused, lost and freed; other clients work; a killed server loses nothing synced',

@@ -31,12 +31,14 @@ attach g/odd
 [ "$(size_of "$device")" = 9999872 ]
 [ "$(cat "/sys/block/${device#/dev/}/queue/logical_block_size")" = 512 ]
 
-# A partition table is read at attach.
+# A partition table is read at attach: one entry of type 0x83 from block 256, 1024 blocks long, and the signature.
 attach g/b /dev/nbd7
-printf 'n\np\n1\n\n\nw\n' | fdisk "$device" || true
+printf '\000\000\000\000\203\000\000\000\000\001\000\000\000\004\000\000' | dd of="$device" bs=1 seek=446 conv=notrunc
+printf '\125\252' | dd of="$device" bs=1 seek=510 conv=notrunc
 tidemark detach "$device"
 attach g/b "$device"
 [ -b "${device}p1" ]
+[ "$(cat "/sys/block/nbd7/nbd7p1/size")" = $((1024 * 8)) ]
 
 # A timeout is what the driver was told.
 tidemark detach "$device"
