@@ -12,7 +12,7 @@ export interface VolumeIdentity {
 }
 
 /**
- * A block device that applications use. Every write marks its regions before it reaches the disk (`written`: since creation).
+ * A block device that applications use. Every write of data marks its regions before it reaches the disk (`written`: since creation).
  *
  * Direct mode (rule L4): requests go straight to the disk. Once a group logs, `tryWrite` and `write` append to its log instead, and
  * reads look into what is pending; callers see no difference.
@@ -53,7 +53,7 @@ export class Volume {
     map.onFailure = (reason) => this.#fail(`its region map cannot be kept: ${reason}`);
   }
 
-  /** The regions written since the volume was created: at least those. */
+  /** The regions written since the volume was created: at least those. A region that is not in it reads as zeroes. */
   get written(): RegionMapView {
     return this.#map.written;
   }
@@ -111,18 +111,19 @@ export class Volume {
     }
   }
 
-  /** The range reads as zeroes afterwards, and its space is given back where the disk can (rule L11). */
+  /**
+   * The range reads as zeroes afterwards, and its space is given back where the disk can (rule L11). Zeroes mark no region: one that is not
+   * marked is as blank as it was created, and stays so. Formatting a new volume, which trims all of it, leaves its map empty.
+   */
   async trim(offsetBytes: number, lengthBytes: number): Promise<void> {
     this.#checkWritable(offsetBytes, lengthBytes);
     if (lengthBytes === 0) return;
-    await this.#track(
-      this.#marked(offsetBytes, lengthBytes, () => this.#disk.punch(offsetBytes, lengthBytes)),
-    );
+    await this.#track(this.#disk.punch(offsetBytes, lengthBytes));
   }
 
   /**
    * The range reads as zeroes afterwards. With `mayPunch` its space may be given back, else it stays allocated. With `fast` it rejects with
-   * errno `ENOTSUP`, having changed nothing, where it would come to writing zeroes.
+   * errno `ENOTSUP`, having changed nothing, where it would come to writing zeroes. It marks no more than a trim does.
    */
   async writeZeroes(
     offsetBytes: number,
@@ -132,13 +133,9 @@ export class Volume {
     this.#checkWritable(offsetBytes, lengthBytes);
     if (lengthBytes === 0) return;
     const { mayPunch, fast } = options;
-    const zero = () => {
-      if (!mayPunch) return this.#disk.zero(offsetBytes, lengthBytes, fast);
-      return fast
-        ? this.#disk.punchFast(offsetBytes, lengthBytes)
-        : this.#disk.punch(offsetBytes, lengthBytes);
-    };
-    await this.#track(this.#marked(offsetBytes, lengthBytes, zero));
+    if (!mayPunch) await this.#track(this.#disk.zero(offsetBytes, lengthBytes, fast));
+    else if (fast) await this.#track(this.#disk.punchFast(offsetBytes, lengthBytes));
+    else await this.#track(this.#disk.punch(offsetBytes, lengthBytes));
   }
 
   /** Asks for the range to be in the cache soon. Advisory. */

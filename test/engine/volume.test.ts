@@ -50,9 +50,9 @@ t.test('random requests at once on disjoint ranges: content and map are those of
         const start = cuts[i] ?? 0;
         const end = Math.min(cuts[i + 1] ?? 0, start + random.between(1, 60_000));
         if (end <= start) continue;
-        for (let region = Math.floor(start / REGION); region * REGION < end; region++) touched.add(region);
         const kind = random.below(4);
         if (kind < 2) {
+          for (let region = Math.floor(start / REGION); region * REGION < end; region++) touched.add(region);
           const bytes = Buffer.alloc(end - start, random.between(1, 255));
           bytes.copy(model, start);
           work.push(write(volume, bytes, start));
@@ -224,5 +224,18 @@ t.test('close waits for what is under way, and then all is refused', async (t) =
   folder.crash();
   const again = volumeOf(await Group.open(folder, new ManualClock()));
   t.same(await read(again, 0, 4), Buffer.alloc(4, 3), 'close made it durable');
-  t.same([...again.written.runs()], [{ first: 0, end: 2 }], 'and the map exactly');
+  t.same([...again.written.runs()], [{ first: 0, end: 1 }], 'and the map exactly');
+});
+
+t.test('zeroes mark nothing: a region that is not marked is blank, and stays so', async (t) => {
+  const folder = new MemoryFolder(new Random(1));
+  const { group, volume } = await make(folder);
+  await volume.trim(0, SIZE);
+  await volume.writeZeroes(100, SIZE - 100, { mayPunch: false, fast: false });
+  t.equal(volume.written.count, 0);
+  await write(volume, Buffer.alloc(512, 1), 3 * REGION);
+  await volume.trim(0, SIZE);
+  t.same([...volume.written.runs()], [{ first: 3, end: 4 }], 'what was written once stays marked');
+  t.ok((await read(volume, 0, SIZE)).equals(Buffer.alloc(SIZE)));
+  await group.close();
 });
