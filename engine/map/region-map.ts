@@ -92,7 +92,8 @@ export class RegionMap implements RegionMapView {
 
   /** Whether all regions from `first` up to `end`, exclusive, are set. */
   hasAll(first: RegionIndex, end: RegionIndex): boolean {
-    return this.nextClear(first) >= end;
+    this.#checkRange(first, end);
+    return this.#next(first, end, ALL_ONES) === end;
   }
 
   set(region: RegionIndex): void {
@@ -211,49 +212,72 @@ export class RegionMap implements RegionMapView {
 
   /** Number of regions set from `first` up to `end`, exclusive. */
   countRange(first: RegionIndex, end: RegionIndex): number {
+    this.#checkRange(first, end);
     if (first === 0 && end === this.length) return this.#count;
     let count = 0;
-    for (const run of this.runs(first, end)) count += run.end - run.first;
+    for (let at = first; at < end; ) {
+      const index = Math.floor(at / PAGE_REGIONS);
+      const base = index * PAGE_REGIONS;
+      const stop = Math.min(end, base + PAGE_REGIONS);
+      count += this.#countInPage(index, at - base, stop - base);
+      at = stop;
+    }
+    return count;
+  }
+
+  #countInPage(index: number, first: number, end: number): number {
+    const page = this.#pages[index];
+    if (page === undefined) return 0;
+    if (page === fullPage) return end - first;
+    if (first === 0 && end === PAGE_REGIONS) return this.#counts[index] ?? 0;
+    let count = 0;
+    for (let bit = first; bit < end; ) {
+      const word = bit >>> 5;
+      const stop = Math.min(end, (word + 1) * WORD_REGIONS);
+      count += bitCount((page[word] ?? 0) & bitMask(bit & 31, stop - word * WORD_REGIONS));
+      bit = stop;
+    }
     return count;
   }
 
   /** The first region set at or after `from`, or `length` when there is none. */
   nextSet(from: RegionIndex): RegionIndex {
-    return this.#next(from, 0);
+    return this.#next(from, this.length, 0);
   }
 
   /** The first region not set at or after `from`, or `length` when there is none. */
   nextClear(from: RegionIndex): RegionIndex {
-    return this.#next(from, ALL_ONES);
+    return this.#next(from, this.length, ALL_ONES);
   }
 
-  /** The first region at or after `from` that differs from `flip`, which is a word of 32 equal bits. */
-  #next(from: RegionIndex, flip: number): RegionIndex {
-    assert(from >= 0 && from <= this.length, 'the region lies inside the map');
+  /**
+   * The first region from `from` up to `end` that differs from `flip`, which is a word of 32 equal bits; else `end`. It looks at no page
+   * beyond `end`: in a map that is all one, the next that differs may be the end of the volume.
+   */
+  #next(from: RegionIndex, end: RegionIndex, flip: number): RegionIndex {
+    assert(from >= 0 && from <= end, 'the region lies inside the map');
     let index = Math.floor(from / PAGE_REGIONS);
     let bit = from - index * PAGE_REGIONS;
-    for (; index < this.#pages.length; index++, bit = 0) {
+    for (let base = index * PAGE_REGIONS; base < end; index++, base += PAGE_REGIONS, bit = 0) {
       const page = this.#pages[index];
       if (page === (flip === 0 ? undefined : fullPage)) continue;
-      if (page === undefined) return Math.min(this.length, index * PAGE_REGIONS + bit);
+      if (page === undefined) return Math.min(end, base + bit);
+      const words = Math.min(PAGE_WORDS, Math.ceil((end - base) / WORD_REGIONS));
       let word = bit >>> 5;
       let different = (((page[word] ?? 0) ^ flip) & (ALL_ONES << (bit & 31))) >>> 0;
-      while (different === 0 && ++word < PAGE_WORDS) different = ((page[word] ?? 0) ^ flip) >>> 0;
-      if (word < PAGE_WORDS) {
-        const found = index * PAGE_REGIONS + word * WORD_REGIONS + lowestBit(different);
-        return Math.min(this.length, found);
-      }
+      while (different === 0 && ++word < words) different = ((page[word] ?? 0) ^ flip) >>> 0;
+      if (different !== 0) return Math.min(end, base + word * WORD_REGIONS + lowestBit(different));
     }
-    return this.length;
+    return end;
   }
 
   /** The runs of regions that are set, in order, cut to the range. The map must not be changed while it is walked. */
   *runs(first: RegionIndex = 0, end: RegionIndex = this.length): IterableIterator<RegionRun> {
     this.#checkRange(first, end);
-    for (let at = this.nextSet(first); at < end; ) {
-      const stop = Math.min(end, this.nextClear(at));
+    for (let at = this.#next(first, end, 0); at < end; ) {
+      const stop = this.#next(at, end, ALL_ONES);
       yield { first: at, end: stop };
-      at = this.nextSet(stop);
+      at = this.#next(stop, end, 0);
     }
   }
 

@@ -27,6 +27,8 @@ function compare(map: RegionMap, model: Set<number>, random: Random): string | u
     let count = 0;
     for (const region of model) if (region >= from && region < end) count++;
     if (map.countRange(from, end) !== count) return `countRange ${from} ${end}`;
+    const some = [...map.runs(from, end)].reduce((sum, run) => sum + run.end - run.first, 0);
+    if (some !== count) return `runs ${from} ${end}`;
     if (map.hasAll(from, end) !== (count === end - from)) return `hasAll ${from} ${end}`;
   }
   return undefined;
@@ -117,6 +119,33 @@ t.test('a map of a petabyte is cheap, and counts beyond 2^32', async (t) => {
   );
   map.setRange(0, length);
   t.equal(map.count, length, 'full pages share their memory');
+});
+
+t.test('a question about a range looks at that range only', async (t) => {
+  // Two million pages: a walk to the end of the map for each question would take hours, where this takes a blink.
+  const length = 2 ** 36;
+  const full = new RegionMap(length);
+  full.setRange(0, length);
+  const blank = new RegionMap(length);
+  let right = 0;
+  for (let step = 0; step < 300_000; step++) {
+    const first = step * 3;
+    if (full.hasAll(first, first + 2) && full.countRange(first, first + 2) === 2) right++;
+    if (!blank.hasAll(first, first + 2) && blank.countRange(first, first + 2) === 0) right++;
+    for (const run of full.runs(first, first + 2)) right += run.end - run.first;
+    for (const run of blank.runs(first, first + 2)) right -= run.end - run.first;
+  }
+  t.equal(right, 4 * 300_000);
+  t.throws(() => full.hasAll(0, length + 1), /bug/);
+  t.throws(() => full.countRange(1, 0), /bug/);
+});
+
+t.test('a count goes by words, however scattered the regions are', async (t) => {
+  const map = new RegionMap(4 * PAGE_REGIONS);
+  for (let region = 0; region < map.length; region += 2) map.set(region);
+  for (let at = 0; at < 4 * PAGE_REGIONS - 70; at += 1009) {
+    t.equal(map.countRange(at, map.length), Math.floor((map.length - at + ((at + 1) % 2)) / 2), `from ${at}`);
+  }
 });
 
 t.test('dirty pages are those that changed since they were taken', async (t) => {
