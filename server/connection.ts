@@ -7,7 +7,7 @@ import type { EventLog } from './events.ts';
 import type { Exports } from './exports.ts';
 import { readInline, type SocketReader } from './inline-socket.ts';
 import type { LargeBuffers } from './large-buffers.ts';
-import type { ServerLimits } from './limits.ts';
+import { MAX_UNREAD_HANDSHAKE_BYTES, PROGRESS_BYTES, type ServerLimits } from './limits.ts';
 import type { Logger } from './logger.ts';
 import type { Permits } from './permits.ts';
 import { Receiver } from './receiver.ts';
@@ -77,6 +77,7 @@ export class Connection implements SocketReader, TransmissionHost {
   #state: 'handshake' | 'transmission' | 'ending' | 'closed' = 'handshake';
   #closeReason = 'the client closed the connection';
   #paused = false;
+  #movedBytes = 0;
 
   constructor(accepted: Socket, id: number, peer: string, context: ConnectionContext, onClosed: () => void) {
     this.id = id;
@@ -99,7 +100,7 @@ export class Connection implements SocketReader, TransmissionHost {
     );
     this.#handshakeTimer.unref();
     this.#socket = readInline(accepted, this, context.inline);
-    this.sender = new Sender(this.#socket, context.outputs, () => this.#sent());
+    this.sender = new Sender(this.#socket, context.outputs, (byteCount) => this.#sent(byteCount));
     this.#socket.setNoDelay(true);
     this.#socket.setKeepAlive(true, 30_000);
     this.#socket.on('error', (error) => {
@@ -140,10 +141,12 @@ export class Connection implements SocketReader, TransmissionHost {
   }
 
   received(byteCount: number): boolean {
+    this.#moved(byteCount);
     return this.#guarded(() => this.receiver.received(byteCount));
   }
 
   receivedForeign(bytes: Buffer): boolean {
+    this.#moved(bytes.length);
     return this.#guarded(() => this.receiver.receivedForeign(bytes));
   }
 
@@ -184,15 +187,30 @@ export class Connection implements SocketReader, TransmissionHost {
     this.fail(reason);
   }
 
+  granted(): void {
+    this.#movedBytes = 0;
+    this.lastProgressMs = this.nowMs();
+  }
+
+  drained(): void {
+    this.#onClosed();
+  }
+
   /** At shutdown: answers what is in flight, then closes. */
   drain(): void {
     if (this.#transmission === null) this.fail('the server is shutting down');
     else this.#transmission.drain();
   }
 
+  #moved(byteCount: number): void {
+    this.#movedBytes += byteCount;
+    if (this.#movedBytes < PROGRESS_BYTES) return;
+    this.#movedBytes = 0;
+    this.lastProgressMs = this.nowMs();
+  }
+
   /** Runs what handles received bytes; sends what that caused. Returns whether to read on. */
   #guarded(handle: () => void): boolean {
-    this.lastProgressMs = this.nowMs();
     try {
       handle();
       this.sender.flush();
@@ -208,6 +226,10 @@ export class Connection implements SocketReader, TransmissionHost {
     if (this.#handshake === null) return end;
     const step = this.#handshake.receive(buffer.subarray(start, end));
     if (step.output.length > 0) this.#socket.write(step.output);
+    if (this.#socket.writableLength > MAX_UNREAD_HANDSHAKE_BYTES) {
+      this.fail('it does not take the answers to its options');
+      return end;
+    }
     switch (step.outcome.kind) {
       case 'more':
         return end;
@@ -243,8 +265,8 @@ export class Connection implements SocketReader, TransmissionHost {
     });
   }
 
-  #sent(): void {
-    this.lastProgressMs = this.nowMs();
+  #sent(byteCount: number): void {
+    this.#moved(byteCount);
     const transmission = this.#transmission;
     if (transmission?.waiting) this.goOn();
   }
@@ -252,7 +274,7 @@ export class Connection implements SocketReader, TransmissionHost {
   #end(): void {
     if (this.#state === 'ending' || this.#state === 'closed') return;
     this.#state = 'ending';
-    this.sender.flush();
+    this.sender.flushAll();
     this.#socket.end();
     this.#socket.destroySoon();
   }
@@ -276,6 +298,7 @@ export class Connection implements SocketReader, TransmissionHost {
     } else {
       this.logger.debug({ peer: this.peer, reason: this.#closeReason }, 'connection closed in its handshake');
     }
-    this.#onClosed();
+    // Its place is taken until its last job has ended: who comes and goes leaves no work behind uncounted.
+    if (transmission === null || transmission.inFlight === 0) this.#onClosed();
   }
 }

@@ -3,7 +3,7 @@ import type { Replies } from './replies.ts';
 
 /** Who is told about jobs. */
 export interface JobObserver {
-  /** One has ended, and its reply is written. */
+  /** One has ended, and its reply is written, unless the session has ended before. */
   ended(): void;
   /** Answering one threw. */
   bug(error: unknown): void;
@@ -57,7 +57,7 @@ export class Jobs {
       this.#count -= 1;
       this.#ownedBytes -= ownedBytes;
       answer();
-      if (!this.#closed) this.#observer.ended();
+      this.#observer.ended();
     };
     const settled = work.then(
       () => ended(() => (this.#closed ? dropped?.() : succeeded(to))),

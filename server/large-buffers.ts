@@ -12,18 +12,27 @@ interface Shelf {
 
 /**
  * Buffers for large requests, used again: a fresh one costs a page fault for every 4 KiB of it, and an old one stays in memory until the
- * garbage collector finds it, whatever the permits say. How much is lent at a time is bounded by the permits of the requests.
+ * garbage collector finds it, whatever the permits say. How much is lent at a time is bounded by permits, which are counted in
+ * capacities; what is kept besides never brings the sum above the same limit.
  */
 export class LargeBuffers {
+  readonly #limitBytes: number;
   readonly #shelves = new Map<number, Shelf>();
   #keptBytes = 0;
+  #lentBytes = 0;
+
+  constructor(limitBytes: number) {
+    this.#limitBytes = limitBytes;
+  }
 
   /** Lends a buffer of exactly that length; its content is whatever it was. The borrower owns it until `giveBack`. */
   take(lengthBytes: number): Buffer {
-    const capacity = capacityFor(lengthBytes);
+    const capacity = largeCapacity(lengthBytes);
+    this.#lentBytes += capacity;
     const shelf = this.#shelves.get(capacity);
     const kept = shelf?.free.pop();
     if (shelf === undefined || kept === undefined) {
+      this.#makeRoom();
       return Buffer.allocUnsafeSlow(capacity).subarray(0, lengthBytes);
     }
     shelf.leastFree = Math.min(shelf.leastFree, shelf.free.length);
@@ -34,6 +43,8 @@ export class LargeBuffers {
   /** Takes back what `take` lent. */
   giveBack(lent: Buffer): void {
     const capacity = lent.buffer.byteLength;
+    this.#lentBytes -= capacity;
+    if (this.#lentBytes + this.#keptBytes + capacity > this.#limitBytes) return;
     let shelf = this.#shelves.get(capacity);
     if (shelf === undefined) {
       shelf = { free: [], leastFree: 0 };
@@ -53,12 +64,23 @@ export class LargeBuffers {
     }
   }
 
+  #makeRoom(): void {
+    for (const [capacity, shelf] of this.#shelves) {
+      while (this.#lentBytes + this.#keptBytes > this.#limitBytes && shelf.free.pop() !== undefined) {
+        this.#keptBytes -= capacity;
+      }
+      shelf.leastFree = Math.min(shelf.leastFree, shelf.free.length);
+      if (shelf.free.length === 0) this.#shelves.delete(capacity);
+    }
+  }
+
   /** Bytes kept and not lent. */
   get keptBytes(): number {
     return this.#keptBytes;
   }
 }
 
-function capacityFor(lengthBytes: number): number {
+/** Bytes of memory that a buffer of that length takes. */
+export function largeCapacity(lengthBytes: number): number {
   return Math.ceil((lengthBytes - HEADER_ROOM_BYTES) / STEP_BYTES) * STEP_BYTES + HEADER_ROOM_BYTES;
 }

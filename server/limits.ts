@@ -19,7 +19,7 @@ export interface ServerLimits {
   readonly privateBytesPerConnection: number;
   /** Bytes for requests above `LARGE_REQUEST_BYTES`, shared by all connections. At least the largest payload. */
   readonly sharedBytes: number;
-  /** A connection that holds shared bytes, moves none for so long, and makes others wait for them, is closed. */
+  /** A connection that holds shared bytes, moves less than 1 MiB in so long, and makes others wait for them, is closed. */
   readonly stallTimeoutMs: number;
   /** How long a clean shutdown waits for replies to be taken by their clients. */
   readonly shutdownGraceMs: number;
@@ -48,5 +48,13 @@ export const RECEIVE_BUFFER_BYTES = 256 * KIB;
 export const RECEIVE_SLAB_BYTES = LARGE_REQUEST_BYTES + HEADER_ROOM_BYTES + RECEIVE_BUFFER_BYTES;
 /** Replies are gathered in buffers of this size, and each is sent in one write. */
 export const OUTPUT_BUFFER_BYTES = LARGE_REQUEST_BYTES + HEADER_ROOM_BYTES;
-/** Extents in one reply to a block status request: 64 KiB of reply with extended headers. */
-export const MAX_EXTENTS_PER_REPLY = 4096;
+/** Extents in one reply to a block status request: 16 KiB of reply with extended headers. */
+export const MAX_EXTENTS_PER_REPLY = 1024;
+/** What a block status request that waits is taken to own: its extents, as the engine finds them and as they are sent. */
+export const BLOCK_STATUS_BYTES = 128 * KIB;
+/** A connection has moved when it has moved so many bytes: dripping is no progress. */
+export const PROGRESS_BYTES = 1 * MIB;
+/** Bytes of answers that a client in its handshake may leave unread. */
+export const MAX_UNREAD_HANDSHAKE_BYTES = 256 * KIB;
+/** The part of the shared bytes that one connection may hold with more than one request. */
+export const SHARE_OF_ONE = 1 / 2;

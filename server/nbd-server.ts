@@ -17,7 +17,7 @@ import type { Logger } from './logger.ts';
 import { Permits } from './permits.ts';
 import { listenPrivately } from './unix-socket.ts';
 
-/** More than the default of most servers: a burst of reconnects must not wait for retransmissions (NBD-FACTS 6). */
+/** More than most servers take: a burst of reconnects must not wait for retransmissions. */
 const LISTEN_BACKLOG = 1024;
 /** Buffers kept for reuse: what two busy connections a core take; more is given back to the heap. */
 const BUFFERS_KEPT = 16;
@@ -35,17 +35,18 @@ export interface NbdServerOptions {
 export class NbdServer {
   readonly counters = new Counters();
   readonly permits: Permits;
-  readonly #largeBuffers = new LargeBuffers();
+  readonly #largeBuffers: LargeBuffers;
   readonly #context: ConnectionContext;
   readonly #listeners = new Set<Server>();
   readonly #connections = new Set<Connection>();
   readonly #stallTimer: NodeJS.Timeout;
   #nextId = 1;
-  #idle: (() => void) | null = null;
+  #closeListeners: (() => void)[] = [];
 
   constructor(options: NbdServerOptions) {
     const { limits } = options;
     this.permits = new Permits(limits.sharedBytes, limits.stallTimeoutMs);
+    this.#largeBuffers = new LargeBuffers(limits.sharedBytes);
     this.#context = {
       exports: options.exports,
       limits,
@@ -126,7 +127,7 @@ export class NbdServer {
     }, this.#context.limits.shutdownGraceMs);
     while (open()) {
       await new Promise<void>((resolve) => {
-        this.#idle = resolve;
+        this.#closeListeners.push(resolve);
       });
     }
     clearTimeout(grace);
@@ -143,7 +144,7 @@ export class NbdServer {
     const peer = describePeer(socket, uri);
     const connection = new Connection(socket, id, peer, this.#context, () => {
       this.#connections.delete(connection);
-      this.#idle?.();
+      for (const listener of this.#closeListeners.splice(0)) listener();
     });
     this.#connections.add(connection);
   }

@@ -42,6 +42,11 @@ export class Permits {
     return this.#waiters.length;
   }
 
+  /** Bytes that the holder has now. */
+  heldBy(holder: PermitHolder): number {
+    return this.#held.get(holder) ?? 0;
+  }
+
   /** Takes them if they are free and nobody was first. */
   tryAcquire(bytes: number, holder: PermitHolder): boolean {
     assert(bytes <= this.totalBytes, `${bytes} permits asked for of ${this.totalBytes}`);
@@ -81,7 +86,7 @@ export class Permits {
         patient.some((waiter) => waiter.holder !== holder),
     );
     for (const holder of stuck) {
-      holder.evict(`moved no byte for ${this.#stallTimeoutMs} ms while others waited for memory`);
+      holder.evict(`made no progress for ${this.#stallTimeoutMs} ms while others waited for memory`);
     }
     return stuck.length;
   }

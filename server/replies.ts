@@ -60,7 +60,9 @@ export class Replies {
   /** A request that was legal and failed. */
   failure(to: ReplyTo, error: unknown): void {
     if (error instanceof EngineError) {
-      this.#logger.warn({ reason: error.message }, 'a request failed');
+      // A refused FAST_ZERO is an answer, not a failure.
+      const level = error.errno === 'ENOTSUP' ? 'debug' : 'warn';
+      this.#logger[level]({ reason: error.message }, 'a request failed');
       this.#error(to, nbdErrorOf(errnoOf(error)), error.message);
     } else {
       this.#logger.error({ err: error }, 'a request met a bug');

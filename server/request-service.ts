@@ -20,7 +20,7 @@ import type { MetaContext } from '../protocol/session.ts';
 import type { Counters } from './counters.ts';
 import type { Jobs } from './jobs.ts';
 import type { LargeBuffers } from './large-buffers.ts';
-import { MAX_EXTENTS_PER_REPLY } from './limits.ts';
+import { BLOCK_STATUS_BYTES, MAX_EXTENTS_PER_REPLY } from './limits.ts';
 import type { Replies } from './replies.ts';
 import type { Sender } from './sender.ts';
 
@@ -182,7 +182,7 @@ export class RequestService {
       }));
     });
     const { replies, contexts } = this.#parts;
-    this.#job(0, found, (to) => replies.blockStatus(to, contexts, extents));
+    this.#job(one ? 0 : BLOCK_STATUS_BYTES, found, (to) => replies.blockStatus(to, contexts, extents));
   }
 
   async #thenFlush(work: Promise<void>, fua: boolean): Promise<void> {

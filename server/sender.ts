@@ -1,17 +1,23 @@
 import type { Socket } from 'node:net';
 import { assert } from '../engine/errors.ts';
+import { KIB } from '../engine/units.ts';
 import type { BufferPool } from './buffer-pool.ts';
+
+/** A large reply is handed to the socket in pieces of this size. */
+const PIECE_BYTES = 256 * KIB;
 
 /**
  * Gathers the replies of a connection and sends them: all that one receive event caused leave in one write.
  *
  * Replies are written straight into the **batch**, a pooled buffer: `room(n)`, write at `used`, `advance(n)`. The batch
  * belongs to the sender; when it is sent it belongs to the socket until the socket has passed it on, and goes back to the pool then.
+ * While the socket still has one, the next is filled up before it is sent, so that a client that takes its replies slowly
+ * holds few buffers, however small the replies are.
  */
 export class Sender {
   readonly #socket: Socket;
   readonly #pool: BufferPool;
-  readonly #progress: () => void;
+  readonly #progress: (byteCount: number) => void;
   #batch: Buffer | null = null;
   #used = 0;
   /** What the socket still has, oldest first: pooled buffers, or what to call for a buffer of somebody else. */
@@ -28,8 +34,8 @@ export class Sender {
   };
   readonly #written = (error?: Error | null): void => this.#onWritten(error);
 
-  /** `progress` is called when the socket has passed bytes on. */
-  constructor(socket: Socket, pool: BufferPool, progress: () => void) {
+  /** `progress` is called when the socket has passed so many bytes on. */
+  constructor(socket: Socket, pool: BufferPool, progress: (byteCount: number) => void) {
     this.#socket = socket;
     this.#pool = pool;
     this.#progress = progress;
@@ -43,7 +49,7 @@ export class Sender {
   /** The batch, with room for `byteCount` bytes at `used`. */
   room(byteCount: number): Buffer {
     assert(byteCount <= this.#pool.bufferBytes, 'a reply larger than a batch');
-    if (this.#batch !== null && this.#used + byteCount > this.#batch.length) this.flush();
+    if (this.#batch !== null && this.#used + byteCount > this.#batch.length) this.flushAll();
     this.#batch ??= this.#pool.take();
     return this.#batch;
   }
@@ -58,8 +64,13 @@ export class Sender {
     this.#used = end;
   }
 
-  /** Sends what is gathered. */
+  /** Sends what is gathered, or sees to it that it leaves when the socket has passed on what it has. */
   flush(): void {
+    if (this.#sent.length === 0) this.flushAll();
+  }
+
+  /** Sends what is gathered, whatever the socket has. */
+  flushAll(): void {
     const batch = this.#batch;
     if (batch === null) return;
     if (this.#used === 0) {
@@ -80,10 +91,16 @@ export class Sender {
     setImmediate(this.#flushNow);
   }
 
-  /** Sends a buffer of somebody else, after what is gathered; `release` is called when the socket is done with it. */
+  /**
+   * Sends a large buffer of somebody else, after what is gathered; `release` is called when the socket is done with it. It leaves in
+   * pieces, so that progress is seen.
+   */
   sendOwned(bytes: Buffer, release: () => void): void {
-    this.flush();
-    this.#write(bytes, bytes, release);
+    this.flushAll();
+    for (let at = 0; at < bytes.length; at += PIECE_BYTES) {
+      const piece = bytes.subarray(at, at + PIECE_BYTES);
+      this.#write(piece, piece, at + PIECE_BYTES < bytes.length ? nothing : release);
+    }
   }
 
   /** The connection is over: gives the batch back. What the socket has comes back through its callbacks. */
@@ -106,6 +123,12 @@ export class Sender {
     this.#socketBytes -= done.byteCount;
     if (done.release === null) this.#pool.giveBack(done.buffer);
     else done.release();
-    if (!error) this.#progress();
+    if (error) return;
+    this.flush();
+    this.#progress(done.byteCount);
   }
+}
+
+function nothing(): void {
+  // A piece of a buffer that is still needed.
 }

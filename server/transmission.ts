@@ -14,8 +14,8 @@ import type { NegotiatedSession } from '../protocol/session.ts';
 import type { Counters } from './counters.ts';
 import type { ServedExport } from './exports.ts';
 import { Jobs } from './jobs.ts';
-import type { LargeBuffers } from './large-buffers.ts';
-import { LARGE_REQUEST_BYTES, type ServerLimits } from './limits.ts';
+import { type LargeBuffers, largeCapacity } from './large-buffers.ts';
+import { LARGE_REQUEST_BYTES, type ServerLimits, SHARE_OF_ONE } from './limits.ts';
 import type { Logger } from './logger.ts';
 import type { PermitHolder, Permits } from './permits.ts';
 import type { Receiver } from './receiver.ts';
@@ -39,6 +39,10 @@ export interface TransmissionHost extends PermitHolder {
   finish(): void;
   /** The stream makes no sense any more. */
   fail(reason: string): void;
+  /** The connection is gone, and now the last of its jobs has ended. */
+  drained(): void;
+  /** Permits have been granted: from now on, progress is expected. */
+  granted(): void;
   /** Something happened that only a bug of ours can cause. */
   bug(error: unknown): void;
 }
@@ -143,12 +147,12 @@ export class Transmission {
       if (error !== NBD_SUCCESS) {
         at = this.#refuse(error, payloadAt, end);
       } else if (this.#isLarge()) {
-        if (!this.#takePermits(parser.length)) break;
+        if (!this.#takePermits(this.#permitsFor(parser.length))) break;
         this.#count();
         at = payloadAt;
         const { length } = parser;
         if (parser.type === NBD_CMD_WRITE) at = this.#receiveLarge(buffer, payloadAt, end);
-        else this.#service.readLarge(() => this.#release(length));
+        else this.#service.readLarge(() => this.#release(this.#permitsFor(length)));
       } else if (parser.type === NBD_CMD_DISC) {
         this.#count();
         this.#disconnect();
@@ -173,7 +177,7 @@ export class Transmission {
     this.#closed = true;
     this.#jobs.close();
     this.#host.permits.cancel(this.#host);
-    const held = this.#grantedBytes + (this.#diverted?.length ?? 0);
+    const held = this.#grantedBytes + (this.#diverted === null ? 0 : this.#permitsFor(this.#diverted.length));
     this.#grantedBytes = 0;
     if (this.#diverted !== null) this.#host.largeBuffers.giveBack(this.#diverted);
     this.#diverted = null;
@@ -238,7 +242,7 @@ export class Transmission {
       const fua = (flags & NBD_CMD_FLAG_FUA) !== 0;
       this.#service.writeLarge(to, offset, payload, fua, () => {
         this.#host.largeBuffers.giveBack(payload);
-        this.#release(length);
+        this.#release(this.#permitsFor(length));
       });
     };
     if (here === length) whole();
@@ -246,21 +250,34 @@ export class Transmission {
     return payloadAt + here;
   }
 
-  /** True when the permits for the request at hand are held. Otherwise they have been asked for, and `goOn` comes. */
+  /** Permits for a large request: the memory that it takes. */
+  #permitsFor(lengthBytes: number): number {
+    const capacity = largeCapacity(lengthBytes + this.#replies.encoder.readHeaderBytes);
+    return Math.min(capacity, this.#host.permits.totalBytes);
+  }
+
+  /** True when the permits for the request at hand are held. Otherwise `goOn` comes when there is a chance. */
   #takePermits(bytes: number): boolean {
     const { permits } = this.#host;
     if (this.#grantedBytes === bytes) {
       this.#grantedBytes = 0;
       return true;
     }
-    if (this.#askedBytes === 0 && permits.tryAcquire(bytes, this.#host)) return true;
+    const held = permits.heldBy(this.#host);
+    // A connection waits for its own requests, and not in the queue, where it would be in the way of others.
+    const mayAsk = held === 0 || held + bytes <= permits.totalBytes * SHARE_OF_ONE;
+    if (this.#askedBytes === 0 && mayAsk && permits.tryAcquire(bytes, this.#host)) {
+      if (held === 0) this.#host.granted();
+      return true;
+    }
     this.#host.sender.flush();
     this.#waiting = true;
-    if (this.#askedBytes > 0) return false;
+    if (this.#askedBytes > 0 || !mayAsk) return false;
     this.#askedBytes = bytes;
     permits.acquire(bytes, this.#host, this.#host.nowMs(), () => {
       this.#askedBytes = 0;
       this.#grantedBytes = bytes;
+      this.#host.granted();
       this.#host.goOn();
     });
     return false;
@@ -276,6 +293,10 @@ export class Transmission {
   }
 
   #jobEnded(): void {
+    if (this.#closed) {
+      if (this.#jobs.count === 0) this.#host.drained();
+      return;
+    }
     this.#host.sender.flushSoon();
     this.#finishWhenIdle();
     if (this.#waiting && !this.#mustWait()) this.#host.goOn();
