@@ -1,7 +1,8 @@
 /** What clients may do to us on the wire, and what the others see of it. */
 import t from 'tap';
+import type { Group } from '../../engine/group.ts';
 import * as nbd from '../../protocol/constants.ts';
-import { MAX_PAYLOAD_BYTES } from '../../protocol/limits.ts';
+import { MAX_OPTIONS_PER_HANDSHAKE, MAX_PAYLOAD_BYTES } from '../../protocol/limits.ts';
 import { LARGE_REQUEST_BYTES } from '../../server/limits.ts';
 import { exportNameHandshake, RawSession, requestBytes } from '../fixtures/raw-session.ts';
 import { startTestServer, until } from '../fixtures/test-server.ts';
@@ -144,6 +145,60 @@ t.test('memory for large requests: who sits on it is closed when another waits f
   t.ok(server.events.since(0).some((event) => event.type === 'session.evicted'));
   t.ok((await client.readBuffer(0, MIB)).equals(Buffer.alloc(MIB)), 'nothing of the half write was written');
   await client.disconnect();
+});
+
+t.test('memory for large requests: dripping is no progress', async (t) => {
+  const limits = { sharedBytes: MAX_PAYLOAD_BYTES, stallTimeoutMs: 40 };
+  const server = await startTestServer(t, { sizeBytes: 2 * MAX_PAYLOAD_BYTES, limits });
+  const dripper = await RawSession.open(server);
+  dripper.send(requestBytes({ type: nbd.NBD_CMD_WRITE, length: MAX_PAYLOAD_BYTES }));
+  const drip = setInterval(() => dripper.send(Buffer.alloc(1)), 2);
+  t.teardown(() => clearInterval(drip));
+  await until(() => server.server.permits.freeBytes === 0);
+  const client = await server.client();
+  t.equal((await client.readBuffer(0, MAX_PAYLOAD_BYTES)).length, MAX_PAYLOAD_BYTES);
+  await dripper.closed();
+  await client.disconnect();
+});
+
+t.test('memory for large requests: one connection does not get all of it', async (t) => {
+  const limits = { sharedBytes: 5 * MAX_PAYLOAD_BYTES };
+  const server = await startTestServer(t, { sizeBytes: MAX_PAYLOAD_BYTES, limits });
+  const greedy = await RawSession.open(server);
+  greedy.socket.pause();
+  const read = requestBytes({ type: nbd.NBD_CMD_READ, length: MAX_PAYLOAD_BYTES });
+  greedy.send(Buffer.concat(Array.from({ length: 20 }, () => read)));
+  await until(() => (server.server.sessions()[0]?.requests ?? 0) > 0);
+  const client = await server.client();
+  t.equal((await client.readBuffer(0, MAX_PAYLOAD_BYTES)).length, MAX_PAYLOAD_BYTES);
+  t.ok((server.server.sessions()[0]?.requests ?? 0) <= 2);
+  await client.disconnect();
+  greedy.socket.destroy();
+  await until(() => server.server.permits.freeBytes === server.server.permits.totalBytes);
+});
+
+t.test('a client that asks in its handshake and takes no answer is closed', async (t) => {
+  const server = await startTestServer(t, { limits: { handshakeTimeoutMs: 600_000 } });
+  for (let number = 0; number < 40; number += 1) {
+    const name = `${'n'.repeat(60)}${number}`;
+    server.exports.add({ name, role: 'primary', volumes: server.group.volumes } as Group);
+  }
+  const socket = await server.rawSocket();
+  socket.pause();
+  const list = Buffer.alloc(16);
+  list.writeBigUInt64BE(nbd.IHAVEOPT_MAGIC, 0);
+  list.writeUInt32BE(nbd.NBD_OPT_LIST, 8);
+  const lists = Buffer.concat(Array.from({ length: 20 }, () => list));
+  socket.write(exportNameHandshake().subarray(0, 4));
+  let asked = 0;
+  const asking = setInterval(() => {
+    if (socket.destroyed) return;
+    socket.write(lists);
+    asked += 20;
+  }, 1);
+  t.teardown(() => clearInterval(asking));
+  await until(() => asked > 0 && server.server.connectionCount === 0);
+  t.ok(asked < MAX_OPTIONS_PER_HANDSHAKE, `closed after ${asked} options`);
 });
 
 t.test(
