@@ -1,5 +1,5 @@
 /**
- * Buffers of one size, used again: fresh allocations are what large replies cost (DESIGN, section 10).
+ * Buffers of one size, used again: fresh allocations are what large replies cost.
  * The number lent out is bounded by the connections' limits; the number kept for later, here.
  */
 export class BufferPool {

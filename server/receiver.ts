@@ -33,7 +33,7 @@ export class Receiver {
   #target: Buffer | null = null;
   #targetFilled = 0;
   #targetDone: (() => void) | null = null;
-  #skipBytes = 0;
+  #discardBytes = 0;
   #foreign: Buffer | null = null;
 
   constructor(shared: Buffer, slabs: BufferPool, consume: Consume) {
@@ -99,8 +99,8 @@ export class Receiver {
   }
 
   /** Called by the consumer: throw away so many bytes after those it says it took. */
-  skip(byteCount: number): void {
-    this.#skipBytes += byteCount;
+  discard(byteCount: number): void {
+    this.#discardBytes += byteCount;
   }
 
   /**
@@ -164,12 +164,12 @@ export class Receiver {
   #take(buffer: Buffer, from: number, end: number): number {
     let start = from;
     for (;;) {
-      const skipped = Math.min(this.#skipBytes, end - start);
-      this.#skipBytes -= skipped;
+      const skipped = Math.min(this.#discardBytes, end - start);
+      this.#discardBytes -= skipped;
       start += skipped;
       if (start === end) return end;
       start = this.#consume(buffer, start, end);
-      if (this.#skipBytes === 0) return start;
+      if (this.#discardBytes === 0) return start;
     }
   }
 

@@ -223,7 +223,7 @@ export class Transmission {
     this.#count();
     this.#replies.refusal(this.#parser, error);
     const here = Math.min(end - payloadAt, payloadBytes);
-    this.#host.receiver.skip(payloadBytes - here);
+    this.#host.receiver.discard(payloadBytes - here);
     return payloadAt + here;
   }
 

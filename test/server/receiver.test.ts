@@ -53,7 +53,7 @@ class Consumer {
       if (kind === 'whole') {
         this.seen.push({ number, kind, bytes: Buffer.from(buffer.subarray(from, at)) });
       } else if (kind === 'skip') {
-        this.receiver.skip(length - here);
+        this.receiver.discard(length - here);
         this.seen.push({ number, kind, bytes: body(number, length) });
       } else {
         const target = Buffer.alloc(length);
