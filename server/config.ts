@@ -3,6 +3,7 @@
  * The file is described in docs/configuration.md.
  */
 import { readFile } from 'node:fs/promises';
+import { totalmem } from 'node:os';
 import { isAbsolute } from 'node:path';
 import { parse, TomlError } from 'smol-toml';
 import { type Static, Type } from 'typebox';
@@ -12,7 +13,8 @@ import { MAX_PAYLOAD_BYTES } from '../protocol/limits.ts';
 import { formatNbdUri, type NbdUri } from '../protocol/uri.ts';
 import { DEFAULT_LIMITS, LARGE_REQUEST_BYTES, type ServerLimits } from './limits.ts';
 import { LOG_LEVELS, type LogLevel } from './log-levels.ts';
-import { parseSize } from './sizes.ts';
+import { describeShapeError } from './shape-errors.ts';
+import { formatSize, parseSize } from './sizes.ts';
 import { defaultStateFolder, statePaths } from './state-paths.ts';
 import { checkSocketPath } from './unix-socket.ts';
 import { parseListenUri, parseUri } from './uris.ts';
@@ -76,19 +78,36 @@ export async function loadSettings(flags: SettingFlags, configPath: string | und
     throw new EngineError('invalid', `${listen.length} listeners asked for, ${MAX_LISTENERS} are the most`);
   }
   const controlPath = flags.control ?? file.control ?? paths.controlSocket;
-  if (!isAbsolute(controlPath)) {
-    throw new EngineError('invalid', `the control socket ${controlPath} is not an absolute path`);
-  }
-  checkSocketPath(controlPath);
+  // A refusal names the file when the file said it.
+  const from = <Value>(key: keyof SettingFlags & keyof ConfigFile, read: () => Value): Value =>
+    flags[key] === undefined && file[key] !== undefined ? inFile(configPath ?? '', key, read) : read();
+  from('control', () => checkControlPath(controlPath));
   const advertise = flags.advertise ?? file.advertise;
   return {
     stateFolder: paths.folder,
-    listen: listen.length > 0 ? listen.map(parseListenUri) : [unixUri(paths.nbdSocket)],
+    listen: listen.length > 0 ? from('listen', () => listen.map(parseListenUri)) : [unixUri(paths.nbdSocket)],
     controlPath,
-    advertise: advertise === undefined ? undefined : formatNbdUri(parseUri(advertise)),
+    advertise:
+      advertise === undefined ? undefined : from('advertise', () => formatNbdUri(parseUri(advertise))),
     logLevel: flags.logLevel ?? (file['log-level'] as LogLevel | undefined) ?? 'info',
     limits: limitsOf(file.limits ?? {}, configPath ?? ''),
   };
+}
+
+function checkControlPath(path: string): void {
+  if (!isAbsolute(path))
+    throw new EngineError('invalid', `the control socket ${path} is not an absolute path`);
+  checkSocketPath(path);
+}
+
+/** Does what may refuse a value of the file, and puts the file and the setting before the refusal. */
+function inFile<Value>(path: string, key: string, read: () => Value): Value {
+  try {
+    return read();
+  } catch (error) {
+    if (!(error instanceof EngineError)) throw error;
+    throw new EngineError(error.code, `${path}: setting '${key}': ${error.message}`, { cause: error });
+  }
 }
 
 function unixUri(path: string): NbdUri {
@@ -113,14 +132,15 @@ async function readConfigFile(path: string): Promise<ConfigFile> {
     const reason = error.message.split('\n')[0]?.replace('Invalid TOML document: ', '') ?? '';
     throw new EngineError('invalid', `${path}:${error.line}:${error.column}: ${reason}`);
   }
-  const [first] = Value.Errors(ConfigFile, value);
+  const errors = Value.Errors(ConfigFile, value);
+  const [first] = errors;
   if (first === undefined) return value as ConfigFile;
   const setting = first.instancePath.slice(1).replaceAll('/', '.');
   throw new EngineError(
     'invalid',
     isUnknown(ConfigFile, setting)
       ? `${path}: unknown setting '${setting}'`
-      : `${path}: setting '${setting}' ${first.message}`,
+      : `${path}: setting '${setting}' ${describeShapeError(errors)}`,
   );
 }
 
@@ -140,12 +160,18 @@ function limitsOf(table: Static<typeof LimitsTable>, path: string): ServerLimits
   ): number => {
     const value = table[key];
     if (value === undefined) return DEFAULT_LIMITS[field];
-    const size = typeof value === 'number' ? value : sizeSetting(path, key, value);
+    const size = typeof value === 'number' ? value : inFile(path, `limits.${key}`, () => parseSize(value));
     const least = LEAST_BYTES[field];
     if (size < least)
       throw new EngineError(
         'invalid',
         `${path}: setting 'limits.${key}' is below ${least} bytes, the least that works`,
+      );
+    const memory = totalmem();
+    if (size > memory)
+      throw new EngineError(
+        'invalid',
+        `${path}: setting 'limits.${key}' is more than the memory of this machine, ${formatSize(memory)}`,
       );
     return size;
   };
@@ -158,12 +184,4 @@ function limitsOf(table: Static<typeof LimitsTable>, path: string): ServerLimits
     stallTimeoutMs: table['stall-timeout-ms'] ?? DEFAULT_LIMITS.stallTimeoutMs,
     shutdownGraceMs: table['shutdown-grace-ms'] ?? DEFAULT_LIMITS.shutdownGraceMs,
   };
-}
-
-function sizeSetting(path: string, key: string, value: string): number {
-  try {
-    return parseSize(value);
-  } catch (error) {
-    throw new EngineError('invalid', `${path}: setting 'limits.${key}': ${(error as Error).message}`);
-  }
 }

@@ -10,7 +10,7 @@
  */
 import type { Clock } from '../engine/clock.ts';
 import type { DiskFolder } from '../engine/disk/disk.ts';
-import { EngineError, errnoOf } from '../engine/errors.ts';
+import { EngineError } from '../engine/errors.ts';
 import { DEFAULT_REGION_BYTES } from '../engine/units.ts';
 import { formatNbdUri, type NbdUri } from '../protocol/uri.ts';
 import type { Settings } from './config.ts';
@@ -21,6 +21,7 @@ import type { EventLog } from './events.ts';
 import { Exports } from './exports.ts';
 import { GroupStore } from './group-store.ts';
 import type { KernelDevices } from './kernel/kernel-devices.ts';
+import { checkListeners, listenerError } from './listeners.ts';
 import type { Logger } from './logger.ts';
 import { Metrics } from './metrics.ts';
 import { NbdServer } from './nbd-server.ts';
@@ -90,7 +91,9 @@ export class TidemarkNode implements NodeControl {
     const { settings, clock, events, logger, openFolder } = options;
     const paths = statePaths(settings.stateFolder);
     const identityOptions = { machine: options.machine, adopt: options.adopt, nowMs: clock.nowMs() };
-    await readIdentity(paths, identityOptions);
+    const known = await readIdentity(paths, identityOptions);
+    // A new folder is not made in vain. Those of one that is known may still be held by the node that the lock will name.
+    if (known === undefined) await checkListeners(settings);
     await makeStateFolder(paths);
     const undo: (() => Promise<unknown>)[] = [];
     try {
@@ -114,7 +117,7 @@ export class TidemarkNode implements NodeControl {
       }
       events.emit({
         type: 'node.started',
-        message: `node ${identity.id} serves ${groups.groups.size} groups`,
+        message: `node ${identity.id} serves ${counted(groups.groups.size, 'group')}`,
       });
       return node;
     } catch (error) {
@@ -207,7 +210,7 @@ export class TidemarkNode implements NodeControl {
     this.#exports.add(group);
     this.events.emit({
       type: 'group.created',
-      message: `group ${group.name} created with ${group.volumes.size} volumes`,
+      message: `group ${group.name} created with ${counted(group.volumes.size, 'volume')}`,
       group: group.name,
     });
     return groupStatusOf(group, this.#context());
@@ -270,10 +273,7 @@ export class TidemarkNode implements NodeControl {
     try {
       this.#listeners.push(await this.#server.listen(uri));
     } catch (error) {
-      if (error instanceof EngineError) throw error;
-      const errno = errnoOf(error);
-      const why = LISTEN_REASONS[errno ?? ''] ?? (error instanceof Error ? error.message : String(error));
-      throw new EngineError('disk', `cannot listen at ${formatNbdUri(uri)}: ${why}`, { cause: error });
+      throw listenerError(uri, error);
     }
     if (uri.address.kind === 'tcp' && !isLoopback(uri.address.host)) {
       const message = `${formatNbdUri(uri)} has no authentication and no encryption: whoever reaches it can read and write every volume`;
@@ -331,13 +331,10 @@ export class TidemarkNode implements NodeControl {
   }
 }
 
-const LISTEN_REASONS: Readonly<Record<string, string>> = {
-  EADDRINUSE: 'another process listens there',
-  EADDRNOTAVAIL: 'this machine has no such address',
-  EACCES: 'permission denied',
-  ENOTFOUND: 'the host name is unknown',
-};
-
 function isLoopback(host: string): boolean {
   return host === 'localhost' || host === '::1' || /^127\./.test(host);
+}
+
+function counted(count: number, what: string): string {
+  return `${count} ${what}${count === 1 ? '' : 's'}`;
 }

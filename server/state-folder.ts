@@ -186,6 +186,7 @@ const FOLDER_REASONS: Readonly<Record<string, string>> = {
   ENOTDIR: 'a part of its path is not a folder; name another with --state',
   EEXIST: 'it is not a folder; name another with --state',
   ENOENT: 'no folder can be made there; name another with --state',
-  ENOSPC: 'the filesystem is full',
-  EDQUOT: 'the quota is used up',
+  EISDIR: 'a folder is where one of its files belongs; move it away',
+  ENOSPC: 'the filesystem is full; free some space, or name another with --state',
+  EDQUOT: 'the quota is used up; free some space, or name another with --state',
 };

@@ -1,11 +1,11 @@
 /**
  * One `serve` per state folder: an advisory lock (`flock`) on `lock`, which ends with the process however it ends. The
- * file stays; its content, the pid of the holder, only serves the message of the one that comes second.
+ * file stays; its content, the pid of the holder, only serves the message of the one that comes second, and so may be missing.
  */
 import { constants } from 'node:fs';
 import { type FileHandle, open } from 'node:fs/promises';
 import { tryLockExclusive } from '../engine/disk/native.ts';
-import { EngineError } from '../engine/errors.ts';
+import { EngineError, errnoOf } from '../engine/errors.ts';
 import { folderError } from './state-folder.ts';
 import type { StatePaths } from './state-paths.ts';
 
@@ -22,6 +22,8 @@ export class StateLock {
     try {
       handle = await open(paths.lock, constants.O_RDWR | constants.O_CREAT, 0o600);
     } catch (error) {
+      if (errnoOf(error) === 'EISDIR')
+        throw new EngineError('disk', `${paths.lock} is a folder, where the lock file belongs: move it away`);
       throw folderError(paths.folder, error);
     }
     try {
@@ -33,8 +35,7 @@ export class StateLock {
           `${paths.folder} is being served by ${who}: stop it first, or use another --state`,
         );
       }
-      await handle.truncate(0);
-      await handle.write(`${process.pid}\n`, 0);
+      await nameHolder(handle);
       return new StateLock(handle);
     } catch (error) {
       await handle.close();
@@ -45,5 +46,16 @@ export class StateLock {
   async release(): Promise<void> {
     await this.#handle.truncate(0).catch(() => {});
     await this.#handle.close();
+  }
+}
+
+/** On a full disk nobody could start a node to trim its volumes, if this were needed. */
+async function nameHolder(handle: FileHandle): Promise<void> {
+  try {
+    await handle.truncate(0);
+    await handle.write(`${process.pid}\n`, 0);
+  } catch (error) {
+    const errno = errnoOf(error);
+    if (errno !== 'ENOSPC' && errno !== 'EDQUOT') throw error;
   }
 }

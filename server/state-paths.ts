@@ -24,7 +24,7 @@ export function statePaths(folder: string): StatePaths {
   };
 }
 
-/** The folder of a command that was not told one (DESIGN section 9). */
+/** The folder of a command that was not told one: `$TIDEMARK_STATE`, else by who runs it. */
 export function defaultStateFolder(
   environment: Readonly<Record<string, string | undefined>> = process.env,
   userId: number | undefined = process.geteuid?.(),

@@ -18,10 +18,10 @@ export function checkSocketPath(path: string): void {
 }
 
 /**
- * Makes room for a listening socket: removes one that nobody listens on. Throws `in-use` when somebody does, `exists`
- * when the path is something else than a socket.
+ * Looks whether a listening socket could be made, and changes nothing. True when a dead process left one there. Throws `in-use`
+ * when somebody listens, `exists` when the path is something else than a socket, `disk`.
  */
-export async function clearStaleSocket(path: string): Promise<void> {
+export async function findStaleSocket(path: string): Promise<boolean> {
   checkSocketPath(path);
   try {
     const found = await lstat(path);
@@ -33,10 +33,16 @@ export async function clearStaleSocket(path: string): Promise<void> {
     await stat(dirname(path)).catch((missing: unknown) => {
       throw socketError(path, missing);
     });
-    return;
+    return false;
   }
   if (await answers(path))
     throw new EngineError('in-use', `another process listens on ${path}: stop it, or name another path`);
+  return true;
+}
+
+/** Makes room for a listening socket: removes one that nobody listens on. Throws as `findStaleSocket`. */
+export async function clearStaleSocket(path: string): Promise<void> {
+  if (!(await findStaleSocket(path))) return;
   await unlink(path).catch((error: unknown) => {
     if (errnoOf(error) !== 'ENOENT') throw socketError(path, error);
   });
@@ -94,5 +100,6 @@ const SOCKET_REASONS: Readonly<Record<string, string>> = {
   ENOENT: 'its folder does not exist',
   ENOTDIR: 'its folder is not a folder',
   EADDRINUSE: 'another process listens there',
-  ENOSPC: 'the filesystem is full',
+  ENOSPC: 'the filesystem is full; free some space, or name a path on another',
+  EDQUOT: 'the quota is used up; free some space, or name a path on another filesystem',
 };

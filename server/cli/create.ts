@@ -1,4 +1,7 @@
 import type { Command } from 'commander';
+import { EngineError } from '../../engine/errors.ts';
+import { checkGroupSpec } from '../../engine/group-spec.ts';
+import { DEFAULT_REGION_BYTES } from '../../engine/units.ts';
 import { formatSize } from '../sizes.ts';
 import { groupArgument, sizeArgument, type VolumeArgument, volumeArgument } from './arguments.ts';
 import type { Finish } from './program.ts';
@@ -25,6 +28,7 @@ export function addCreate(program: Command, output: Output, finish: Finish): voi
       sizeArgument,
     );
   withNodeFlags(command).action(async (name: string, flags: CreateFlags) => {
+    refuseWrongSpec(command, name, flags);
     const status = await withNode(flags, async (client) => {
       const group = await client.createGroup({
         name,
@@ -40,4 +44,19 @@ export function addCreate(program: Command, output: Output, finish: Finish): voi
     });
     finish(status);
   });
+}
+
+/** What no node could ever make is wrong usage, as much as what cannot be read. */
+function refuseWrongSpec(command: Command, name: string, flags: CreateFlags): void {
+  const volumes = flags.volume.map(({ name, size, file }) => ({
+    name,
+    ...(size === undefined ? {} : { sizeBytes: size }),
+    ...(file === undefined ? {} : { file }),
+  }));
+  try {
+    checkGroupSpec({ name, regionBytes: flags.regionSize ?? DEFAULT_REGION_BYTES, volumes });
+  } catch (error) {
+    if (!(error instanceof EngineError)) throw error;
+    command.error(error.message);
+  }
 }

@@ -1,4 +1,4 @@
-/** Exit statuses of all commands (DESIGN section 9). */
+/** Exit statuses of all commands. */
 export const DONE = 0;
 /** Refused or failed: one line on stderr says why, and what to do. */
 export const REFUSED = 1;

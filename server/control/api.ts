@@ -8,6 +8,8 @@ import Fastify, { type FastifyInstance, type RawServerDefault } from 'fastify';
 import { Type } from 'typebox';
 import { EngineError } from '../../engine/errors.ts';
 import type { Logger } from '../logger.ts';
+import { describeShapeError } from '../shape-errors.ts';
+import { answerClientError } from './client-error.ts';
 import { streamEvents, streamStart } from './event-stream.ts';
 import type { NodeControl } from './node-control.ts';
 import { refusalOf } from './refusal.ts';
@@ -27,8 +29,14 @@ import {
 
 /** Bytes of a request's body: a group of 64 volumes with the longest paths is 270 KB. */
 const MAX_BODY_BYTES = 512 * 1024;
-/** Time to receive a request whole. */
-const REQUEST_TIMEOUT_MS = 30_000;
+/** Time to receive a request whole, its headers, and between two of them: clients are on this machine. */
+const REQUEST_TIMEOUT_MS = 10_000;
+const HEADERS_TIMEOUT_MS = 5000;
+const KEEP_ALIVE_TIMEOUT_MS = 5000;
+/** How often Node looks for connections that are beyond these times. */
+const TIMEOUT_CHECK_MS = 1000;
+/** Characters of a URL that are told back. */
+const MAX_SHOWN_URL_LENGTH = 200;
 /** Event streams at a time. */
 const MAX_EVENT_STREAMS = 64;
 
@@ -53,10 +61,23 @@ export async function buildApi(
     logger: false,
     bodyLimit: MAX_BODY_BYTES,
     requestTimeout: REQUEST_TIMEOUT_MS,
+    keepAliveTimeout: KEEP_ALIVE_TIMEOUT_MS,
+    http: { headersTimeout: HEADERS_TIMEOUT_MS, connectionsCheckingInterval: TIMEOUT_CHECK_MS },
+    clientErrorHandler: answerClientError,
+    frameworkErrors: (error, _request, reply) => {
+      const { status, body } = refusalOf(error);
+      reply.raw.writeHead(status, { 'content-type': 'application/json; charset=utf-8' });
+      reply.raw.end(JSON.stringify(body));
+    },
     forceCloseConnections: true,
     // Bad input is refused, not mended: nothing is dropped from it, and "10" is not 10.
     ajv: { customOptions: { removeAdditional: false, coerceTypes: false, useDefaults: false } },
   }).withTypeProvider<TypeBoxTypeProvider>();
+  // Text would be taken, and then refused as if it were wrong JSON.
+  api.removeContentTypeParser('text/plain');
+  api.setSchemaErrorFormatter(
+    (errors, part) => new Error(`${part}${errors[0]?.instancePath ?? ''} ${describeShapeError(errors)}`),
+  );
   await api.register(swagger, {
     openapi: {
       openapi: '3.1.0',
@@ -74,9 +95,10 @@ export async function buildApi(
     return reply.code(refusal.status).send(refusal.body);
   });
   api.setNotFoundHandler((request, reply) =>
-    reply
-      .code(404)
-      .send({ code: 'not-found', message: `there is no ${request.method} ${request.url} in this API` }),
+    reply.code(404).send({
+      code: 'not-found',
+      message: `there is no ${request.method} ${shorten(request.url)} in this API`,
+    }),
   );
   addGroupRoutes(api, node);
   addDeviceRoutes(api, node);
@@ -88,6 +110,10 @@ export async function buildApi(
       for (const stream of streams) stream.end();
     },
   };
+}
+
+function shorten(url: string): string {
+  return url.length > MAX_SHOWN_URL_LENGTH ? `${url.slice(0, MAX_SHOWN_URL_LENGTH)}…` : url;
 }
 
 function addGroupRoutes(api: Api, node: NodeControl): void {

@@ -152,7 +152,7 @@ export class ControlClient {
     return new ControlError(
       'no-node',
       0,
-      `the node at ${this.#path} did not answer: ${(error as Error).message}`,
+      `the node at ${this.#path} did not answer: ${(error as Error).message}; try again, and if it stays so, look into the log of the node, or stop and start it`,
     );
   }
 }

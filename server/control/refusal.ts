@@ -16,6 +16,13 @@ const STATUS_BY_CODE: Readonly<Record<EngineErrorCode, number>> = {
 /** Insufficient Storage (RFC 4918, section 11.5): no space is worth telling from a broken disk. */
 const NO_SPACE_STATUS = 507;
 
+/** In our words where Fastify's do not say what to do. */
+const FRAMEWORK_MESSAGES: Readonly<Record<string, string>> = {
+  FST_ERR_CTP_INVALID_MEDIA_TYPE: 'the body has to be JSON: send it with content-type: application/json',
+  FST_ERR_BAD_URL: 'the path of the request is no valid URL: after % come two digits of a UTF-8 byte',
+  FST_ERR_MAX_PARAM_LENGTH: 'a name in the path of the request is longer than any name can be',
+};
+
 export interface Refusal {
   readonly status: number;
   readonly body: ErrorBody;
@@ -33,9 +40,10 @@ export function refusalOf(error: unknown): Refusal {
     };
   }
   // What Fastify itself refuses: a body that does not fit its schema, is not JSON, is too long, …
-  const status = (error as { statusCode?: unknown } | null)?.statusCode;
+  const { statusCode: status, code } = (error ?? {}) as { statusCode?: unknown; code?: unknown };
   if (typeof status === 'number' && status >= 400 && status < 500) {
-    return { status, body: { code: 'invalid', message: oneLine((error as Error).message) }, bug: false };
+    const message = FRAMEWORK_MESSAGES[String(code)] ?? oneLine((error as Error).message);
+    return { status, body: { code: 'invalid', message }, bug: false };
   }
   return {
     status: 500,

@@ -108,7 +108,8 @@ export const GroupRequest = Type.Object(
   {
     name: Type.String({ maxLength: 256 }),
     regionSize: Type.Optional(Type.Integer({ minimum: 1 })),
-    volumes: Type.Array(VolumeRequest, { minItems: 1, maxItems: MAX_VOLUMES_PER_GROUP }),
+    /** How many it may be is said by the engine, in better words than a schema's. */
+    volumes: Type.Array(VolumeRequest, { description: `from 1 to ${MAX_VOLUMES_PER_GROUP}` }),
   },
   { additionalProperties: false },
 );

@@ -3,6 +3,7 @@ import type { Server } from 'node:http';
 import type { Logger } from '../logger.ts';
 import { listenPrivately } from '../unix-socket.ts';
 import { buildApi } from './api.ts';
+import { boundConnections } from './connection-bound.ts';
 import type { NodeControl } from './node-control.ts';
 
 /** Connections at a time: people and scripts, not a data path. */
@@ -33,7 +34,7 @@ export class ControlSocket {
   ): Promise<ControlSocket> {
     const { api, endStreams } = await buildApi(node, logger, version);
     await api.ready();
-    api.server.maxConnections = MAX_CONTROL_CONNECTIONS;
+    boundConnections(api.server, MAX_CONTROL_CONNECTIONS);
     try {
       await listenPrivately(api.server, path);
     } catch (error) {

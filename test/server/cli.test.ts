@@ -1,4 +1,5 @@
 import { mkdir, writeFile } from 'node:fs/promises';
+import { type AddressInfo, createServer } from 'node:net';
 import { join, resolve } from 'node:path';
 import t from 'tap';
 import { volumeArgument } from '../../server/cli/arguments.ts';
@@ -40,7 +41,7 @@ async function tidemark(...args: string[]): Promise<Ended> {
 t.test('the life of a group, as typed', async (t) => {
   const folder = await temporaryFolder(t);
   const { devices } = await startLocal(t, folder);
-  const file = join(folder, 'w, odd.img');
+  const file = join(await temporaryFolder(t), 'w, odd.img');
   const on = ['--state', folder];
   const created = await tidemark(
     'create',
@@ -97,9 +98,11 @@ t.test('what is wrong gets one line, the right status, and changes nothing', asy
   const folder = await temporaryFolder(t);
   const { node } = await startLocal(t, folder, { machine: await machineDigest() });
   await node.createGroup({ name: 'g', volumes: [{ name: 'v', size: 2 ** 20 }] });
-  await mkdir(join(folder, 'deep'));
+  const elsewhere = await temporaryFolder(t);
+  await mkdir(join(elsewhere, 'deep'));
   const before = await listing(folder);
   const volume = ['--volume', 'v:1M'];
+  const manyVolumes = Array.from({ length: 65 }, (_, index) => ['--volume', `v${index}:1M`]).flat();
   const cases: [string[], number, RegExp][] = [
     // Wrong usage: nothing was asked of the node.
     [['no-such-command'], 2, /unknown command/],
@@ -120,6 +123,12 @@ t.test('what is wrong gets one line, the right status, and changes nothing', asy
     [['create', 'h', '--volume', 'v:1M,path=/x'], 2, /write NAME:SIZE/],
     [['create', 'h', '--volume', 'v:1M,file='], 2, /write NAME:SIZE/],
     [['create', 'h', ...volume, '--region-size', 'big'], 2, /--region-size.*'big' is not a size/],
+    [['create', 'h', '--volume', 'v:1000'], 2, /not a multiple of 512/],
+    [['create', 'h', '--volume', 'v:5P'], 2, /above the limit/],
+    [['create', 'h', ...volume, '--region-size', '65537'], 2, /power of two/],
+    [['create', 'h', ...volume, '--region-size', '0'], 2, /power of two/],
+    [['create', 'h', ...volume, ...volume], 2, /two volumes are named v/],
+    [['create', 'h', ...manyVolumes], 2, /a group has at most 64 volumes/],
     [['attach', 'g'], 2, /write GROUP\/VOLUME/],
     [['attach', 'g/v/w'], 2, /write GROUP\/VOLUME/],
     [['attach', 'g/v', 'nbd0'], 2, /write \/dev\/nbd0/],
@@ -136,12 +145,9 @@ t.test('what is wrong gets one line, the right status, and changes nothing', asy
     [['serve', '--log-level', 'loud'], 2, /Allowed choices are trace, debug/],
     // Refused by what is there.
     [['create', 'g', ...volume], 1, /there is a group g already/],
-    [['create', 'h', '--volume', 'v:1000'], 1, /not a multiple of 512/],
-    [['create', 'h', ...volume, '--region-size', '65537'], 1, /power of two/],
-    [['create', 'h', '--volume', `v,file=${folder}/none.img`], 1, /none\.img/],
-    [['create', 'h', '--volume', `v:1M,file=${folder}/none/v.img`], 1, /none/],
-    [['create', 'h', '--volume', `v:1M,file=${folder}/deep`], 1, /deep/],
-    [['create', 'h', ...volume, ...volume], 1, /two volumes are named v/],
+    [['create', 'h', '--volume', `v,file=${elsewhere}/none.img`], 1, /none\.img/],
+    [['create', 'h', '--volume', `v:1M,file=${elsewhere}/none/v.img`], 1, /none/],
+    [['create', 'h', '--volume', `v:1M,file=${elsewhere}/deep`], 1, /deep/],
     [['delete', 'none'], 1, /there is no group "none"/],
     [['status', 'none'], 1, /there is no group "none"/],
     [['attach', 'none/v'], 1, /there is no group "none"/],
@@ -170,6 +176,7 @@ t.test('serve on a folder that it cannot have', async (t) => {
   await mkdir(join(folder, 'newer'));
   await writeFile(join(folder, 'newer', 'node.json'), '{"format":7}');
   await mkdir(join(folder, 'foreign'));
+  await mkdir(join(folder, 'locked', 'lock'), { recursive: true });
   const foreign = {
     format: 1,
     id: '00000000-0000-4000-8000-000000000000',
@@ -183,6 +190,7 @@ t.test('serve on a folder that it cannot have', async (t) => {
     ['file/below', /a part of its path is not a folder/],
     ['corrupt', /corrupt.*node\.json is corrupt: it is not JSON/],
     ['newer', /format 7/],
+    ['locked', /locked\/lock is a folder, where the lock file belongs/],
     ['foreign', /the state of another machine.*--adopt/],
     ['x'.repeat(120), /bytes, Linux takes 107/],
     ['/proc/none', /cannot use the state folder/],
@@ -193,6 +201,27 @@ t.test('serve on a folder that it cannot have', async (t) => {
     t.match(ended.complaint, message, name);
     t.match(ended.complaint, /^tidemark: [^\n]+\n$/, `${name}: one line`);
     t.same(await listing(folder), before, `${name}: nothing changed`);
+  }
+});
+
+t.test('a listener that cannot be had leaves no state folder behind', async (t) => {
+  const folder = await temporaryFolder(t);
+  const taken = createServer();
+  await new Promise<void>((resolve) => taken.listen({ host: '127.0.0.1', port: 0 }, resolve));
+  t.teardown(() => taken.close());
+  const { port } = taken.address() as AddressInfo;
+  await writeFile(join(folder, 'file'), '');
+  const before = await listing(folder);
+  const cases: [string[], RegExp][] = [
+    [['--listen', `nbd://127.0.0.1:${port}`], /another process listens there/],
+    [['--listen', `nbd+unix:///?socket=${folder}/none/nbd.sock`], /its folder does not exist/],
+    [['--listen', `nbd+unix:///?socket=${folder}/file`], /is not a socket/],
+    [['--control', `${folder}/file`], /is not a socket/],
+  ];
+  for (const [flags, message] of cases) {
+    const ended = await tidemark('serve', '--state', join(folder, 'new'), ...flags);
+    t.match(ended, { status: 1, complaint: message }, flags.join(' '));
+    t.same(await listing(folder), before, `${flags.join(' ')}: nothing changed`);
   }
 });
 

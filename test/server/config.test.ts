@@ -78,19 +78,27 @@ t.test('a file that is wrong is refused with its name and the setting', async (t
     ['listen = "nbd://localhost"', /setting 'listen' must be array/],
     ['listen = []', /setting 'listen'/],
     ['listen = [1]', /setting 'listen\.0' must be string/],
-    ['listen = ["http://localhost"]', /not a usable NBD URI/],
+    ['listen = ["http://localhost"]', /c\.toml: setting 'listen': .*not a usable NBD URI/],
     ['listen = ["nbds://localhost"]', /TLS/],
     ['listen = ["nbd://localhost/g/v"]', /names an export/],
     ['listen = ["nbd+unix:///?socket=relative"]', /not an absolute path/],
     [`listen = ["nbd+unix:///?socket=/${'x'.repeat(120)}"]`, /107/],
-    ['log-level = "loud"', /setting 'log-level'/],
-    ['control = "relative"', /not an absolute path/],
+    ['log-level = "loud"', /setting 'log-level' must be one of "trace", "debug", .*"silent"$/],
+    ['control = "relative"', /c\.toml: setting 'control': .*not an absolute path/],
     [`control = "/${'x'.repeat(120)}"`, /121 bytes, Linux takes 107/],
-    ['advertise = "storage.example"', /not a usable NBD URI/],
+    ['advertise = "storage.example"', /c\.toml: setting 'advertise': .*not a usable NBD URI/],
     ['[limits]\nmax-connections = 0', /setting 'limits\.max-connections' must be >= 1/],
     ['[limits]\nmax-connections = "7"', /setting 'limits\.max-connections' must be integer/],
     ['[limits]\nshared-bytes = "1M"', /setting 'limits\.shared-bytes' is below 33554432 bytes/],
     ['[limits]\nshared-bytes = "lots"', /setting 'limits\.shared-bytes': 'lots' is not a size/],
+    [
+      '[limits]\nshared-bytes = "999T"',
+      /setting 'limits\.shared-bytes' is more than the memory of this machine, /,
+    ],
+    [
+      '[limits]\nprivate-bytes-per-connection = "999T"',
+      /'limits\.private-bytes-per-connection' is more than the memory/,
+    ],
     ['listen = [', /c\.toml:1:\d+: /],
     ['a = 1\na = 2', /c\.toml:2:\d+: /],
   ];
@@ -101,6 +109,11 @@ t.test('a file that is wrong is refused with its name and the setting', async (t
       t.notMatch(error.message, /\n/, 'one line'),
     );
   }
+  await writeFile(file, 'log-level = "warn"');
+  const flagged = await loadSettings({ state: '/s', control: 'relative' }, file).catch(
+    (error: Error) => error,
+  );
+  t.match(flagged, { message: /^the control socket relative/ }, 'a flag is not the fault of the file');
   await t.rejects(loadSettings({ state: '/s' }, `${file}.none`), {
     code: 'not-found',
     message: /no configuration file/,

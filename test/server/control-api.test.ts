@@ -1,11 +1,12 @@
 import { once } from 'node:events';
 import { stat, writeFile } from 'node:fs/promises';
-import { request as httpRequest } from 'node:http';
-import { createServer } from 'node:net';
+import { createServer as createHttpServer, request as httpRequest } from 'node:http';
+import { connect, createServer, type Socket } from 'node:net';
 import { join } from 'node:path';
 import t from 'tap';
 import { EngineError, type EngineErrorCode } from '../../engine/errors.ts';
 import { ControlClient } from '../../server/control/client.ts';
+import { boundConnections } from '../../server/control/connection-bound.ts';
 import { refusalOf } from '../../server/control/refusal.ts';
 import type { EventView } from '../../server/control/schemas.ts';
 import { listing, startLocal, temporaryFolder } from '../fixtures/local-node.ts';
@@ -85,18 +86,30 @@ t.test('a request that is wrong gets a status and one line, and changes nothing'
   const { node } = await startLocal(t, folder);
   await node.createGroup({ name: 'g', volumes: [{ name: 'v', size: MIB }] });
   const before = await listing(folder);
+  const elsewhere = await temporaryFolder(t);
   const group = (changes: object): string =>
     JSON.stringify({ name: 'h', volumes: [{ name: 'v', size: MIB }], ...changes });
   const cases: [string, string, string | undefined, number, RegExp][] = [
     ['GET', '/', undefined, 404, /there is no GET \//],
     ['GET', '/v1/groups/none', undefined, 404, /there is no group "none"/],
-    ['GET', `/v1/groups/${'x'.repeat(300)}`, undefined, 414, /./],
+    ['GET', `/v1/groups/${'x'.repeat(300)}`, undefined, 414, /longer than any name/],
+    ['GET', `/v1/groups/${'x'.repeat(5000)}`, undefined, 414, /longer than any name/],
+    ['GET', '/v1/groups/%ff', undefined, 400, /no valid URL/],
+    ['GET', `/${'x'.repeat(5000)}`, undefined, 404, /there is no GET \/x{199}… in/],
+    ['PROPFIND', '/v1/groups', undefined, 404, /there is no PROPFIND/],
     ['PUT', '/v1/groups', group({}), 404, /there is no PUT/],
     ['POST', '/v1/groups', '{', 400, /JSON/],
     ['POST', '/v1/groups', '[]', 400, /must be object/],
     ['POST', '/v1/groups', '{}', 400, /required property/],
-    ['POST', '/v1/groups', group({ size: 1 }), 400, /additional properties/],
-    ['POST', '/v1/groups', group({ volumes: [] }), 400, /volumes/],
+    ['POST', '/v1/groups', group({ size: 1 }), 400, /^body has an unknown field "size"$/],
+    ['POST', '/v1/groups', group({ volumes: [] }), 400, /at least one volume/],
+    [
+      'POST',
+      '/v1/groups',
+      group({ volumes: Array.from({ length: 65 }, (_, n) => ({ name: `v${n}`, size: MIB })) }),
+      400,
+      /^a group has at most 64 volumes$/,
+    ],
     ['POST', '/v1/groups', group({ volumes: [{ name: 'v', size: '1M' }] }), 400, /size must be integer/],
     ['POST', '/v1/groups', group({ volumes: [{ name: 'v', size: -512 }] }), 400, /size must be >= 1/],
     ['POST', '/v1/groups', group({ volumes: [{ name: 'v', size: 1.5 }] }), 400, /size must be integer/],
@@ -109,14 +122,21 @@ t.test('a request that is wrong gets a status and one line, and changes nothing'
     ],
     ['POST', '/v1/groups', group({ name: '../h' }), 400, /cannot name a group/],
     ['POST', '/v1/groups', group({ name: 'g' }), 409, /there is a group g already/],
-    ['POST', '/v1/groups', group({ volumes: [{ name: 'v', file: join(folder, 'none') }] }), 404, /none/],
+    ['POST', '/v1/groups', group({ volumes: [{ name: 'v', file: join(elsewhere, 'none') }] }), 404, /none/],
     ['DELETE', '/v1/groups/none', undefined, 404, /there is no group/],
     ['POST', '/v1/devices', JSON.stringify({ export: 'g/none' }), 404, /GROUP\/VOLUME/],
     ['POST', '/v1/devices', JSON.stringify({ export: 'g/v', device: '/dev/sda' }), 400, /device/],
     ['POST', '/v1/devices', JSON.stringify({ export: 'g/v', connections: 17 }), 400, /connections/],
     ['DELETE', '/v1/devices/nbd0', undefined, 404, /not attached/],
     ['DELETE', '/v1/devices/sda', undefined, 400, /name/],
-    ['DELETE', '/v1/devices/nbd0?force=yes', undefined, 400, /force/],
+    [
+      'DELETE',
+      '/v1/devices/nbd0?force=maybe',
+      undefined,
+      400,
+      /^querystring\/force must be one of "true", "false"$/,
+    ],
+    ['GET', '/v1/events?sinse=1', undefined, 400, /^querystring has an unknown field "sinse"$/],
     ['GET', '/v1/events?since=-1', undefined, 400, /since/],
   ];
   for (const [method, path, body, status, message] of cases) {
@@ -127,6 +147,80 @@ t.test('a request that is wrong gets a status and one line, and changes nothing'
     t.notMatch((answer.json as { message: string }).message, /\n/, what);
   }
   t.same(await listing(folder), before, 'nothing changed');
+});
+
+/** Sends bytes as they are, and gives back all that came until the node closed. */
+async function sendRaw(socketPath: string, bytes: string): Promise<string> {
+  const socket = connect(socketPath);
+  socket.on('error', () => {});
+  socket.write(bytes);
+  let text = '';
+  for await (const chunk of socket.setEncoding('utf8')) text += chunk;
+  return text;
+}
+
+t.test('what is no request of ours has the shape of every refusal', async (t) => {
+  const { node } = await startLocal(t, await temporaryFolder(t));
+  const cases: [string, string, number, RegExp][] = [
+    ['an unknown method', 'FOO /v1/status HTTP/1.1\r\nhost: x\r\n\r\n', 400, /no such method/],
+    [
+      'a long header',
+      `GET /v1/status HTTP/1.1\r\nhost: x\r\nx-long: ${'x'.repeat(20_000)}\r\n\r\n`,
+      431,
+      /headers are too long/,
+    ],
+    ['another protocol', 'NBDMAGICIHAVEOPT\r\n\r\n', 400, /HTTP/],
+  ];
+  for (const [what, bytes, status, message] of cases) {
+    const text = await sendRaw(node.controlPath, bytes);
+    const [head = '', body = ''] = text.split('\r\n\r\n');
+    t.match(head, new RegExp(`^HTTP/1.1 ${status} .*\r\ncontent-type: application/json`), what);
+    t.match(JSON.parse(body), { code: 'invalid', message }, what);
+  }
+  for (const type of ['text/plain', 'application/x-www-form-urlencoded']) {
+    const answer = await ask(node.controlPath, 'POST', '/v1/groups', '{}', { 'content-type': type });
+    t.equal(answer.status, 415, type);
+    t.match(answer.json, { code: 'invalid', message: /send it with content-type: application\/json/ }, type);
+  }
+});
+
+t.test('whoever takes all connections and says nothing, or half of it, locks nobody out', async (t) => {
+  const { node } = await startLocal(t, await temporaryFolder(t));
+  const greedy: Socket[] = [];
+  t.teardown(() => {
+    for (const socket of greedy) socket.destroy();
+  });
+  const body =
+    'POST /v1/groups HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 9\r\n\r\n{';
+  const starts = ['', 'GET /v1/sta', body];
+  for (let index = 0; index < 140; index += 1) {
+    const socket = connect(node.controlPath);
+    socket.on('error', () => {});
+    greedy.push(socket);
+    await once(socket, 'connect');
+    socket.write(starts[index % starts.length] ?? '');
+  }
+  t.same((await new ControlClient(node.controlPath).status()).groups, []);
+});
+
+t.test('while every connection has its answer under way, one more is told so', async (t) => {
+  const server = createHttpServer(() => {});
+  boundConnections(server, 2);
+  const path = join(await temporaryFolder(t), 'http.sock');
+  await new Promise<void>((resolve) => server.listen(path, resolve));
+  t.teardown(() => {
+    server.closeAllConnections();
+    server.close();
+  });
+  for (let index = 0; index < 2; index += 1) {
+    const socket = connect(path);
+    t.teardown(() => socket.destroy());
+    socket.write('GET / HTTP/1.1\r\nhost: x\r\n\r\n');
+    await once(server, 'request');
+  }
+  const refused = await sendRaw(path, '');
+  t.match(refused, /^HTTP\/1\.1 503 .*"code":"unavailable".*try again/s);
+  await t.rejects(new ControlClient(path).status(), { code: 'unavailable', status: 503 });
 });
 
 t.test('a body that is too long is refused before it is sent', async (t) => {
@@ -256,5 +350,8 @@ t.test('where no node is, the client says so and what to do', async (t) => {
   const other = createServer((socket) => socket.end('SSH-2.0-nonsense\r\n'));
   await new Promise<void>((resolve) => other.listen(path, resolve));
   t.teardown(() => other.close());
-  await t.rejects(new ControlClient(path).status(), { code: 'no-node', message: /did not answer/ });
+  await t.rejects(new ControlClient(path).status(), {
+    code: 'no-node',
+    message: /did not answer.*try again/,
+  });
 });

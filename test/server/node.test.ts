@@ -64,7 +64,7 @@ t.test('a group is created, served, kept over a restart, and deleted', async (t)
 
 t.test('deleting leaves a file that was named at create where it is', async (t) => {
   const folder = await temporaryFolder(t);
-  const { node } = await startLocal(t, folder);
+  const { node } = await startLocal(t, join(folder, 'state'));
   const file = join(folder, 'data.img');
   await writeFile(file, Buffer.alloc(MIB, 3));
   await node.createGroup({ name: 'g', volumes: [{ name: 'v', file }] });
@@ -78,7 +78,7 @@ t.test('what cannot be created leaves nothing behind', async (t) => {
   const small = join(folder, 'small.img');
   await writeFile(file, Buffer.alloc(MIB));
   await writeFile(small, Buffer.alloc(MIB));
-  const { node } = await startLocal(t, folder);
+  const { node } = await startLocal(t, join(folder, 'state'));
   await node.createGroup({
     name: 'g',
     volumes: [
@@ -212,9 +212,29 @@ t.test('a full disk refuses a group, and the others go on', async (t) => {
   await node.stop();
 });
 
+t.test('a node starts again on a full disk, so that its volumes can be trimmed', async (t) => {
+  const { state, fill, openFolder } = await fullDisk(t, await temporaryFolder(t));
+  const first = await startLocal(t, state, { openFolder });
+  await first.node.createGroup({ name: 'g', volumes: [{ name: 'v', size: MIB }] });
+  const writer = await NbdClient.connect(uriOf(state, 'g/v'));
+  await writer.write(Buffer.alloc(65_536, 1), 0);
+  await writer.flush();
+  await writer.disconnect();
+  await first.node.stop();
+  await fill();
+  const { node } = await startLocal(t, state, { openFolder });
+  t.match(node.status().groups, [{ name: 'g', state: 'open' }]);
+  const client = await NbdClient.connect(uriOf(state, 'g/v'));
+  await client.trim(0, 65_536);
+  await client.flush();
+  t.same(await client.readBuffer(0, 512), Buffer.alloc(512));
+  await client.disconnect();
+  await node.stop();
+});
+
 t.test('a group that cannot be opened is listed with the reason, others are served', async (t) => {
   const folder = await temporaryFolder(t);
-  const file = join(folder, 'outside.img');
+  const file = join(await temporaryFolder(t), 'outside.img');
   await writeFile(file, Buffer.alloc(MIB));
   const first = await startLocal(t, folder);
   await first.node.createGroup({ name: 'good', volumes: [{ name: 'v', size: MIB }] });

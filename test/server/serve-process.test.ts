@@ -3,6 +3,7 @@ import { once } from 'node:events';
 import { readdir, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import t from 'tap';
+import { run } from '../../scripts/lib/command.ts';
 import { projectFolder, ServedNode } from '../../scripts/lib/served-node.ts';
 import { NbdClient } from '../../server/nbd-client.ts';
 import { temporaryFolder } from '../fixtures/local-node.ts';
@@ -47,6 +48,24 @@ t.test('after a kill, the sockets that it left are no hindrance', async (t) => {
   t.match(await killed.command('status'), { status: 1, stderr: /no node at/ });
   const node = await serveForTest(t, { stateFolder: folder });
   t.equal((await node.command('status')).status, 0);
+});
+
+t.test('an answer that cannot be written is a failure; a reader that has gone is none', async (t) => {
+  const node = await serveForTest(t, {});
+  const shell = (script: string) =>
+    run('bash', [
+      '-c',
+      script,
+      'bash',
+      process.execPath,
+      join(projectFolder(), 'dist/server/main.js'),
+      node.stateFolder,
+    ]);
+  t.match(await shell('"$1" "$2" status --state "$3" > /dev/full'), {
+    status: 1,
+    stderr: /^tidemark: cannot write the answer to standard output: ENOSPC[^\n]*\n$/,
+  });
+  t.match(await shell('set -o pipefail; "$1" "$2" status --state "$3" | true'), { status: 0, stderr: '' });
 });
 
 t.test('as installed, the thread pool has eight threads, unless told otherwise', async (t) => {
