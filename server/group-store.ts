@@ -4,9 +4,10 @@
  */
 import { randomUUID } from 'node:crypto';
 import { readdir, rename, rm, rmdir } from 'node:fs/promises';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import type { Clock } from '../engine/clock.ts';
 import type { DiskFolder } from '../engine/disk/disk.ts';
+import { explainErrno } from '../engine/disk/disk-error.ts';
 import { EngineError, errnoOf } from '../engine/errors.ts';
 import { Group } from '../engine/group.ts';
 import type { GroupSpec } from '../engine/group-spec.ts';
@@ -14,6 +15,7 @@ import { checkName } from '../engine/names.ts';
 import { syncFolder } from './durable-file.ts';
 import type { EventLog } from './events.ts';
 import type { Logger } from './logger.ts';
+import { refuseInside } from './outside-file.ts';
 
 /** Names with a dot first are ours: no group can have one. */
 const DELETED_PREFIX = '.deleted-';
@@ -81,7 +83,9 @@ export class GroupStore {
       const path = this.#pathOf(spec.name);
       let group: Group;
       try {
-        group = await Group.create(await this.#options.openFolder(path), spec, this.#options.clock);
+        const folder = await this.#options.openFolder(path);
+        await this.#refuseFilesOfOurs(spec);
+        group = await Group.create(folder, spec, this.#options.clock);
       } catch (error) {
         // The engine has removed what it made. What else is there is somebody's, and stays.
         await removeEmptyFolders(path);
@@ -90,6 +94,13 @@ export class GroupStore {
       this.#adopt(group);
       return group;
     });
+  }
+
+  /** What lies in the state folder is ours: the deletion of a group would take the data of another with it. */
+  async #refuseFilesOfOurs(spec: GroupSpec): Promise<void> {
+    for (const { name, file } of spec.volumes)
+      if (file?.startsWith('/') === true && !file.includes('\0'))
+        await refuseInside(dirname(this.#options.path), name, file);
   }
 
   /**
@@ -238,7 +249,7 @@ function isGroupName(name: string): boolean {
 
 function storeError(what: string, error: unknown): EngineError {
   const errno = errnoOf(error);
-  return new EngineError('disk', `${what}: ${errno ?? String(error)}`, {
+  return new EngineError('disk', `${what}: ${errno === undefined ? String(error) : explainErrno(errno)}`, {
     ...(errno === undefined ? {} : { errno }),
     cause: error,
   });
