@@ -1,3 +1,4 @@
+import { normalize } from 'node:path';
 import { EngineError } from './errors.ts';
 import { checkName } from './names.ts';
 import { MAX_REGION_BYTES, MAX_VOLUME_BYTES, MIN_REGION_BYTES } from './units.ts';
@@ -43,15 +44,29 @@ export function checkGroupSpec(spec: GroupSpec): void {
   if (spec.volumes.length > MAX_VOLUMES_PER_GROUP)
     throw invalid(`a group has at most ${MAX_VOLUMES_PER_GROUP} volumes`);
   const names = new Set<string>();
+  const files = new Map<string, string>();
   for (const volume of spec.volumes) {
     checkName('volume', volume.name);
     if (names.has(volume.name)) throw invalid(`two volumes are named ${volume.name}`);
     names.add(volume.name);
-    if (volume.file !== undefined && (!volume.file.startsWith('/') || volume.file.includes('\0')))
-      throw invalid(`volume ${volume.name}: ${JSON.stringify(volume.file)} is no absolute path`);
+    checkFile(volume, files);
     if (volume.sizeBytes !== undefined) checkVolumeSize(volume.name, volume.sizeBytes, regionBytes);
     else if (volume.file === undefined) throw invalid(`volume ${volume.name} needs a size`);
   }
+}
+
+/** `files`: what the volumes before it named, by path. */
+function checkFile(volume: VolumeSpec, files: Map<string, string>): void {
+  const { file } = volume;
+  if (file === undefined) return;
+  if (!file.startsWith('/') || file.includes('\0'))
+    throw invalid(`volume ${volume.name}: ${JSON.stringify(file)} is no absolute path`);
+  const other = files.get(normalize(file));
+  if (other !== undefined)
+    throw invalid(
+      `volumes ${other} and ${volume.name} name the same file, ${file}: give each one of its own`,
+    );
+  files.set(normalize(file), volume.name);
 }
 
 /** Throws `invalid` for a size that no volume can have. */

@@ -2,6 +2,10 @@ import type { Disk, DiskExtent } from './disk/disk.ts';
 import { assert, EngineError } from './errors.ts';
 import type { MapFile } from './map/map-file.ts';
 import type { RegionMapView } from './map/region-map.ts';
+import { MIB } from './units.ts';
+
+/** Zeroing a longer range is cut into pieces of that size: less than a second where zeroes are written at 100 MB/s. */
+const ZERO_PIECE_BYTES = 64 * MIB;
 
 export interface VolumeIdentity {
   readonly name: string;
@@ -118,7 +122,9 @@ export class Volume {
   async trim(offsetBytes: number, lengthBytes: number): Promise<void> {
     this.#checkWritable(offsetBytes, lengthBytes);
     if (lengthBytes === 0) return;
-    await this.#track(this.#disk.punch(offsetBytes, lengthBytes));
+    await this.#track(
+      this.#inPieces(offsetBytes, lengthBytes, (start, piece) => this.#disk.punch(start, piece)),
+    );
   }
 
   /**
@@ -133,9 +139,31 @@ export class Volume {
     this.#checkWritable(offsetBytes, lengthBytes);
     if (lengthBytes === 0) return;
     const { mayPunch, fast } = options;
-    if (!mayPunch) await this.#track(this.#disk.zero(offsetBytes, lengthBytes, fast));
-    else if (fast) await this.#track(this.#disk.punchFast(offsetBytes, lengthBytes));
-    else await this.#track(this.#disk.punch(offsetBytes, lengthBytes));
+    const disk = this.#disk;
+    const zero = (start: number, piece: number): Promise<void> => {
+      if (!mayPunch) return disk.zero(start, piece, fast);
+      return fast ? disk.punchFast(start, piece) : disk.punch(start, piece);
+    };
+    await this.#track(this.#inPieces(offsetBytes, lengthBytes, zero));
+  }
+
+  /**
+   * Zeroing has no bound in size, and where it comes to writing it takes its time. So it is done in pieces, and ends early when the volume
+   * closes or fails. Only the first piece may reject with `ENOTSUP`: a disk either can or cannot.
+   */
+  async #inPieces(
+    offsetBytes: number,
+    lengthBytes: number,
+    zero: (startBytes: number, pieceBytes: number) => Promise<void>,
+  ): Promise<void> {
+    const end = offsetBytes + lengthBytes;
+    for (let at = offsetBytes; at < end; ) {
+      if (at > offsetBytes) this.#checkWritable(at, 0);
+      // Cut at multiples of the size of a piece, so that no block of the disk is cut.
+      const stop = Math.min(end, (Math.floor(at / ZERO_PIECE_BYTES) + 1) * ZERO_PIECE_BYTES);
+      await zero(at, stop - at);
+      at = stop;
+    }
   }
 
   /** Asks for the range to be in the cache soon. Advisory. */

@@ -8,15 +8,16 @@
  * - a write only waits where it covers part of a page that is not cached, because that page has to be read first. Its edges are
  *   probed with RWF_NOWAIT reads. The slow path *reads* the edges on the pool and then tries again, because a write that
  *   reads holds the inode's lock meanwhile, and would stall every other writer;
- * - while `fallocate` holds the inode's lock, no write is tried at all.
+ * - while zeroing holds the inode's lock, no write is tried at all.
  */
 import * as fs from 'node:fs';
 import { promisify } from 'node:util';
-import { assert, EngineError, errnoOf } from '../errors.ts';
+import { assert, EngineError } from '../errors.ts';
 import { MIB } from '../units.ts';
 import type { Disk, DiskExtent } from './disk.ts';
+import { createError, diskError, explainErrno, inUse, openError } from './disk-error.ts';
 import { GroupCommit } from './group-commit.ts';
-import { blockDeviceSize, fileExtents } from './ioctl.ts';
+import { blockDeviceSize, dataBeyond, fileExtents } from './ioctl.ts';
 import {
   FALLOC_FL_KEEP_SIZE,
   FALLOC_FL_PUNCH_HOLE,
@@ -27,6 +28,7 @@ import {
   prefetchRange,
   tryLockExclusive,
 } from './native.ts';
+import { turnstile } from './turnstile.ts';
 import { WritePace } from './write-pace.ts';
 
 const PAGE_BYTES = 4096;
@@ -49,13 +51,6 @@ const syncData = promisify(fs.fdatasync);
 const statFile = promisify(fs.fstat);
 const truncateFile = promisify(fs.ftruncate);
 
-/** What a disk refuses becomes an error of ours that keeps the errno, with the path in its message. */
-export function diskError(path: string, what: string, cause: unknown): EngineError {
-  if (cause instanceof EngineError) return cause;
-  const errno = errnoOf(cause) ?? 'EIO';
-  return new EngineError('disk', `${path}: ${what} failed: ${errno}`, { errno, cause });
-}
-
 export class FileDisk implements Disk {
   readonly path: string;
   readonly sizeBytes: number;
@@ -68,8 +63,10 @@ export class FileDisk implements Disk {
   /** Both fall back for good at the first EOPNOTSUPP. */
   #noWait = true;
   #unsupportedModes = 0;
-  /** Calls of `fallocate` under way. */
-  #allocating = 0;
+  /** Pieces of zeroing go one after the other: they would wait for the inode's lock, each with a thread of the pool that others need. */
+  readonly #inTurn = turnstile(1);
+  /** Pieces of zeroing under way. */
+  #longCalls = 0;
   #inFlight = 0;
   #closing: Promise<void> | undefined;
   #onIdle: (() => void) | undefined;
@@ -94,13 +91,16 @@ export class FileDisk implements Disk {
     try {
       const found = await fs.promises.stat(path);
       if (!found.isFile() && !found.isBlockDevice())
-        throw new EngineError('invalid', `${path} is neither a regular file nor a block device`);
+        throw new EngineError(
+          'invalid',
+          `${path} is neither a regular file nor a block device: name one of these`,
+        );
       // On a block device O_EXCL means: nobody else has it so, neither a mount nor another server.
       fd = await openFile(path, found.isBlockDevice() ? fs.constants.O_RDWR | fs.constants.O_EXCL : 'r+');
       return await FileDisk.#from(path, fd);
     } catch (error) {
       if (fd !== undefined) await closeFile(fd);
-      throw openError(path, error);
+      throw await openError(path, error);
     }
   }
 
@@ -117,7 +117,7 @@ export class FileDisk implements Disk {
         await closeFile(fd);
         await fs.promises.unlink(path);
       }
-      throw openError(path, error);
+      throw await createError(path, sizeBytes, error);
     }
   }
 
@@ -185,9 +185,7 @@ export class FileDisk implements Disk {
         throw new EngineError(
           'disk',
           `${this.path} ends at ${at}, before its size of ${this.sizeBytes} bytes`,
-          {
-            errno: 'EIO',
-          },
+          { errno: 'EIO' },
         );
       }
       done += got;
@@ -200,7 +198,7 @@ export class FileDisk implements Disk {
   }
 
   #tryWrite(source: Buffer, sourceStart: number, lengthBytes: number, offsetBytes: number): boolean {
-    if (this.#allocating > 0 || lengthBytes > MAX_INLINE_BYTES || !this.#pace.mayWriteInline) return false;
+    if (this.#longCalls > 0 || lengthBytes > MAX_INLINE_BYTES || !this.#pace.mayWriteInline) return false;
     const endBytes = offsetBytes + lengthBytes;
     if (offsetBytes % PAGE_BYTES !== 0 && !this.#cached(offsetBytes - 1)) return false;
     if (endBytes % PAGE_BYTES !== 0 && endBytes < this.sizeBytes && !this.#cached(endBytes)) return false;
@@ -242,11 +240,25 @@ export class FileDisk implements Disk {
     lengthBytes: number,
     offsetBytes: number,
   ): Promise<void> {
+    await this.#readEdges(offsetBytes, lengthBytes);
+    if (this.#tryWrite(source, sourceStart, lengthBytes, offsetBytes)) return;
+    await this.#writeOnPool(source, sourceStart, lengthBytes, offsetBytes);
+  }
+
+  /** Reads the pages that a write covers in part. */
+  async #readEdges(offsetBytes: number, lengthBytes: number): Promise<void> {
     const endBytes = offsetBytes + lengthBytes;
     const edge = Buffer.alloc(1);
     if (offsetBytes % PAGE_BYTES !== 0) await this.#readAll(edge, 0, 1, offsetBytes - 1);
     if (endBytes % PAGE_BYTES !== 0 && endBytes < this.sizeBytes) await this.#readAll(edge, 0, 1, endBytes);
-    if (this.#tryWrite(source, sourceStart, lengthBytes, offsetBytes)) return;
+  }
+
+  async #writeOnPool(
+    source: Buffer,
+    sourceStart: number,
+    lengthBytes: number,
+    offsetBytes: number,
+  ): Promise<void> {
     const startMs = performance.now();
     let done = 0;
     while (done < lengthBytes) {
@@ -314,10 +326,11 @@ export class FileDisk implements Disk {
     let at = start;
     while (at < end && !this.#lacks(mode)) {
       const pieceBytes = Math.min(ALLOCATE_PIECE_BYTES, end - at);
-      const errno = await this.#allocate(mode, at, pieceBytes);
+      const from = at;
+      const errno = await this.#longCall(() => fallocate(this.#fd, mode, from, pieceBytes));
       if (errno === 'EOPNOTSUPP' || errno === 'ENOSYS') this.#unsupportedModes |= mode;
       else if (errno !== undefined)
-        throw new EngineError('disk', `${this.path}: zeroing failed: ${errno}`, { errno });
+        throw new EngineError('disk', `${this.path}: zeroing failed: ${explainErrno(errno)}`, { errno });
       else at += pieceBytes;
     }
     if (fast && at < end) throw this.#notFast();
@@ -329,18 +342,28 @@ export class FileDisk implements Disk {
     return (this.#unsupportedModes & mode & ~FALLOC_FL_KEEP_SIZE) !== 0;
   }
 
-  async #allocate(mode: number, offsetBytes: number, lengthBytes: number): Promise<string | undefined> {
-    this.#allocating++;
-    try {
-      return await fallocate(this.#fd, mode, offsetBytes, lengthBytes);
-    } finally {
-      this.#allocating--;
+  /** On the thread pool, whatever the length: inline, piece after piece would keep everybody else from their turn. */
+  async #writeZeroes(startBytes: number, endBytes: number): Promise<void> {
+    if (startBytes === endBytes) return;
+    await this.#readEdges(startBytes, endBytes - startBytes);
+    for (let at = startBytes; at < endBytes; at += zeroes.length) {
+      const pieceBytes = Math.min(zeroes.length, endBytes - at);
+      await this.#longCall(() => this.#writeOnPool(zeroes, 0, pieceBytes, at));
     }
   }
 
-  async #writeZeroes(startBytes: number, endBytes: number): Promise<void> {
-    for (let at = startBytes; at < endBytes; at += zeroes.length)
-      await this.#writeAll(zeroes, 0, Math.min(zeroes.length, endBytes - at), at);
+  /** A piece of zeroing, in its turn; while it holds the inode's lock no write is tried inline. Stops where the disk is to be closed. */
+  async #longCall<T>(call: () => Promise<T>): Promise<T> {
+    return this.#inTurn(async () => {
+      if (this.#closing !== undefined)
+        throw new EngineError('unavailable', `${this.path} is closing`, { errno: 'ESHUTDOWN' });
+      this.#longCalls++;
+      try {
+        return await call();
+      } finally {
+        this.#longCalls--;
+      }
+    });
   }
 
   async prefetch(offsetBytes: number, lengthBytes: number): Promise<void> {
@@ -354,8 +377,19 @@ export class FileDisk implements Disk {
     if (lengthBytes === 0) return [];
     const data = [{ lengthBytes, hole: false, zero: false }];
     if (this.device) return data;
-    const work = fileExtents(this.#fd, this.#filesystemType, offsetBytes, lengthBytes, maxExtents);
-    return (await this.#track(work)) ?? data;
+    return (await this.#track(this.#fileExtents(offsetBytes, lengthBytes, maxExtents))) ?? data;
+  }
+
+  async #fileExtents(
+    offsetBytes: number,
+    lengthBytes: number,
+    maxExtents: number,
+  ): Promise<DiskExtent[] | undefined> {
+    const found = await fileExtents(this.#fd, this.#filesystemType, offsetBytes, lengthBytes, maxExtents);
+    if (found?.some((extent) => extent.hole) !== true) return found;
+    // Asked for afterwards, so that no hole of a file that is cut short meanwhile counts as zeroes.
+    const { size } = await statFile(this.#fd);
+    return dataBeyond(found, offsetBytes, size, maxExtents);
   }
 
   close(): Promise<void> {
@@ -388,18 +422,4 @@ export class FileDisk implements Disk {
       if (this.#inFlight === 0) this.#onIdle?.();
     }
   }
-}
-
-function inUse(path: string): EngineError {
-  return new EngineError('in-use', `${path} is in use: by another volume, a mount, or another program`);
-}
-
-function openError(path: string, error: unknown): EngineError {
-  const errno = errnoOf(error);
-  if (error instanceof EngineError) return error;
-  if (errno === 'ENOENT' || errno === 'ENOTDIR')
-    return new EngineError('not-found', `${path} does not exist`, { cause: error });
-  if (errno === 'EEXIST') return new EngineError('exists', `${path} exists already`, { cause: error });
-  if (errno === 'EBUSY') return inUse(path);
-  return diskError(path, 'opening', error);
 }

@@ -2,7 +2,8 @@ import * as fs from 'node:fs';
 import { dirname, isAbsolute, join, normalize, relative, sep } from 'node:path';
 import { assert, EngineError, errnoOf } from '../errors.ts';
 import type { Disk, DiskFolder } from './disk.ts';
-import { diskError, FileDisk } from './file-disk.ts';
+import { diskError } from './disk-error.ts';
+import { FileDisk } from './file-disk.ts';
 
 /** A folder of disks in a directory. Subfolders are made as they are needed. */
 export class FileFolder implements DiskFolder {
@@ -82,9 +83,14 @@ async function createDurably(path: string, sizeBytes: number): Promise<FileDisk>
 async function removeDurably(path: string): Promise<void> {
   try {
     await fs.promises.unlink(path);
-    await syncFolder(dirname(path));
   } catch (error) {
     if (errnoOf(error) !== 'ENOENT') throw diskError(path, 'removing', error);
+  }
+  try {
+    // Also when it is gone already: the removal before this one may have got no further.
+    await syncFolder(dirname(path));
+  } catch (error) {
+    if (errnoOf(error) !== 'ENOENT') throw error;
   }
 }
 
@@ -96,7 +102,9 @@ async function makeFolder(path: string): Promise<void> {
     const errno = errnoOf(error);
     if (errno === 'EEXIST') return;
     if (errno === 'ENOENT')
-      throw new EngineError('not-found', `${dirname(path)} does not exist`, { cause: error });
+      throw new EngineError('not-found', `the folder ${dirname(path)} does not exist: make it first`, {
+        cause: error,
+      });
     throw diskError(path, 'making the folder', error);
   }
 }

@@ -67,6 +67,26 @@ class ExtentList {
 }
 
 /**
+ * The extents of a range from `offsetBytes`, with data from `endOfFile` on: a file that was cut short has nothing there that could be read,
+ * which a map of its extents shows as a hole.
+ */
+export function dataBeyond(
+  extents: readonly DiskExtent[],
+  offsetBytes: number,
+  endOfFile: number,
+  maxExtents: number,
+): DiskExtent[] {
+  const list = new ExtentList(maxExtents);
+  let at = offsetBytes;
+  for (const { lengthBytes, hole } of extents) {
+    const insideBytes = Math.min(lengthBytes, Math.max(0, endOfFile - at));
+    if (!list.add(insideBytes, hole) || !list.add(lengthBytes - insideBytes, false)) break;
+    at += lengthBytes;
+  }
+  return list.extents;
+}
+
+/**
  * Extents of a range of a regular file, as `Disk.extents` has them; undefined where the filesystem cannot tell. The answer may
  * end before the range does. `filesystemType` is that of `statfs(2)`: it decides whether the file has to be written back first.
  */

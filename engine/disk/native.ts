@@ -8,6 +8,7 @@
  */
 import { constants as osConstants } from 'node:os';
 import { EngineError } from '../errors.ts';
+import { turnstile } from './turnstile.ts';
 
 /** `linux/fs.h`: fail with EAGAIN instead of waiting for a device. */
 const RWF_NOWAIT = 0x8;
@@ -104,29 +105,20 @@ export function noWaitFailure(): NoWaitFailure {
   return lacking.includes(errno) ? 'unsupported' : 'failed';
 }
 
-let poolCalls = 0;
-/** Bounded by the permits of those who call: each waits for its own. */
-const waitingForPool: (() => void)[] = [];
+const inTurn = turnstile(MAX_POOL_CALLS);
 
 /** Resolves to undefined, or to the errno name. `call` starts the system call and hands it its callback. */
-async function onPool(
-  call: (done: (error: unknown, result: number) => void) => void,
-): Promise<string | undefined> {
-  if (poolCalls >= MAX_POOL_CALLS) await new Promise<void>((resolve) => waitingForPool.push(resolve));
-  else poolCalls++;
-  try {
-    return await new Promise((resolve, reject) => {
-      call((error, result) => {
-        // koffi puts the errno that the call left on its own thread in place for the length of this callback.
-        if (error !== null && error !== undefined) reject(error);
-        else resolve(result === -1 ? errnoName(koffi.errno()) : undefined);
-      });
-    });
-  } finally {
-    const next = waitingForPool.shift();
-    if (next === undefined) poolCalls--;
-    else next();
-  }
+function onPool(call: (done: (error: unknown, result: number) => void) => void): Promise<string | undefined> {
+  return inTurn(
+    () =>
+      new Promise((resolve, reject) => {
+        call((error, result) => {
+          // koffi puts the errno that the call left on its own thread in place for the length of this callback.
+          if (error !== null && error !== undefined) reject(error);
+          else resolve(result === -1 ? errnoName(koffi.errno()) : undefined);
+        });
+      }),
+  );
 }
 
 function errnoName(errno: number): string {

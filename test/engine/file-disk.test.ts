@@ -3,11 +3,14 @@ import * as fs from 'node:fs';
 import { join } from 'node:path';
 import t from 'tap';
 import type { Disk } from '../../engine/disk/disk.ts';
+import { diskError } from '../../engine/disk/disk-error.ts';
 import { FileDisk } from '../../engine/disk/file-disk.ts';
 import { FileFolder } from '../../engine/disk/file-folder.ts';
 import { fallocate } from '../../engine/disk/native.ts';
+import { turnstile } from '../../engine/disk/turnstile.ts';
 import { GIB, KIB, MIB, TIB } from '../../engine/units.ts';
 import { Random } from '../fixtures/random.ts';
+import type { TestContext } from '../fixtures/served-node.ts';
 
 /** A folder on a filesystem, and one on a tmpfs, which knows neither RWF_NOWAIT nor FIEMAP. */
 const onDisk = t.testdir();
@@ -180,11 +183,133 @@ t.test('a file that was cut short, an error, and ranges outside', async (t) => {
   t.throws(() => disk.tryRead(bytes, 0, 1, 0), /bug/);
 });
 
+t.test('a file that was cut short has data beyond its end, not zeroes', async (t) => {
+  const path = join(onDisk, 'cut.img');
+  const disk = await FileDisk.create(path, 64 * KIB);
+  const bytes = Buffer.alloc(4 * KIB, 1);
+  await disk.write(bytes, 0, bytes.length, 8 * KIB);
+  fs.truncateSync(path, 20 * KIB);
+  const kinds = async (start: number, length: number, most = 10) =>
+    (await disk.extents(start, length, most)).map(({ lengthBytes, hole, zero }) => [
+      lengthBytes / KIB,
+      hole ? 'hole' : 'data',
+      zero,
+    ]);
+  const whole = [
+    [8, 'hole', true],
+    [4, 'data', false],
+    [8, 'hole', true],
+    [44, 'data', false],
+  ];
+  t.same(await kinds(0, 64 * KIB), whole);
+  t.same(await kinds(0, 64 * KIB, 3), whole.slice(0, 3));
+  t.same(await kinds(16 * KIB, 8 * KIB, 1), [[4, 'hole', true]]);
+  t.same(await kinds(32 * KIB, 8 * KIB), [[8, 'data', false]]);
+  fs.truncateSync(path, 0);
+  t.same(await kinds(0, 64 * KIB), [[64, 'data', false]]);
+  fs.truncateSync(path, 64 * KIB);
+  t.same(await kinds(0, 64 * KIB), [[64, 'hole', true]], 'one that grew again has zeroes');
+  await disk.close();
+});
+
+t.test('writing zeroes leaves everybody else their turn, and ends when the disk is closed', async (t) => {
+  const disk = await FileDisk.create(join(inMemory, 'turns.img'), 256 * MIB);
+  // The first call finds out that a tmpfs cannot zero by itself.
+  await disk.zero(0, 4096, false);
+  let turns = 0;
+  let counting = true;
+  const count = (): void => {
+    turns++;
+    if (counting) setImmediate(count);
+  };
+  setImmediate(count);
+  await disk.zero(0, 32 * MIB, false);
+  t.ok(turns >= 31, `${turns} turns of the event loop for 32 pieces`);
+  const long = disk.zero(0, 256 * MIB, false);
+  const queued = disk.zero(0, 8192, false);
+  const ended = Promise.allSettled([long, queued]);
+  await disk.close();
+  counting = false;
+  for (const result of await ended)
+    t.match(result, { status: 'rejected', reason: { code: 'unavailable', errno: 'ESHUTDOWN' } });
+});
+
+t.test('a turnstile lets so many in, in the order in which they came', async (t) => {
+  const inTurn = turnstile(3);
+  const order: number[] = [];
+  let running = 0;
+  let most = 0;
+  const work = Array.from({ length: 20 }, (_, number) =>
+    inTurn(async () => {
+      order.push(number);
+      most = Math.max(most, ++running);
+      for (let turns = number % 4; turns >= 0; turns--) await Promise.resolve();
+      running--;
+      if (number % 5 === 0) throw new Error('failed');
+      return number;
+    }),
+  );
+  const results = await Promise.allSettled(work);
+  t.equal(most, 3);
+  t.same(
+    order,
+    Array.from({ length: 20 }, (_, number) => number),
+  );
+  t.same(results.filter(({ status }) => status === 'rejected').length, 4, 'one that fails leaves as well');
+  t.equal(await inTurn(async () => 7), 7);
+});
+
 t.test('a full disk and a file too large are told by their errno', async (t) => {
   const full = await FileDisk.open('/dev/full').catch((error: unknown) => error);
   t.match(full, { code: 'invalid', message: /neither a regular file nor a block device/ });
   await t.rejects(FileDisk.create(join(onDisk, 'huge.img'), 4096 * TIB), { code: 'disk', errno: 'EFBIG' });
   t.equal(fs.existsSync(join(onDisk, 'huge.img')), false, 'and nothing is left behind');
+});
+
+t.test('a refusal says what to do, in one line', async (t) => {
+  const path = (name: string): string => join(onDisk, 'refusals', name);
+  fs.mkdirSync(path(''));
+  fs.symlinkSync(path('nothing'), path('dangling'));
+  fs.symlinkSync(path('circle'), path('circle'));
+  fs.writeFileSync(path('file'), '');
+  const create = (name: string) => () => FileDisk.create(path(name), 512);
+  const open = (name: string) => () => FileDisk.open(path(name));
+  const cases: [() => Promise<FileDisk>, string, RegExp][] = [
+    [
+      () => FileDisk.create(path('huge'), 4096 * TIB),
+      'disk',
+      /cannot hold a file of 4503599627370496 bytes.*smaller/,
+    ],
+    [create('file'), 'exists', /exists already: name another/],
+    [create('no/x'), 'not-found', /the folder \S*refusals\/no does not exist: make it first/],
+    [create('file/x'), 'not-found', /refusals\/file is no folder/],
+    [create('dangling'), 'invalid', /symbolic link to a file that does not exist: make/],
+    [create('n'.repeat(300)), 'disk', /ENAMETOOLONG.*use a shorter one/],
+    [create('circle/x'), 'disk', /ELOOP.*name the file itself/],
+    [open('no/x'), 'not-found', /the folder \S*refusals\/no does not exist: make it first/],
+    [open('file/x'), 'not-found', /refusals\/file is no folder/],
+    [open('none'), 'not-found', /refusals\/none does not exist/],
+    [open('dangling'), 'invalid', /symbolic link to a file that does not exist: make/],
+    [open('circle'), 'disk', /ELOOP.*name the file itself/],
+    [open(''), 'invalid', /neither a regular file nor a block device: name/],
+  ];
+  for (const [attempt, code, message] of cases) {
+    const error = await attempt().then(
+      () => undefined,
+      (thrown: Error) => thrown,
+    );
+    t.match(error, { code, message });
+    t.notMatch(error?.message, /\n/);
+  }
+  t.same(fs.readdirSync(path('')).sort(), ['circle', 'dangling', 'file'], 'and nothing is made');
+  for (const errno of ['ENOSPC', 'EDQUOT', 'EROFS', 'EACCES', 'EPERM', 'EMFILE', 'EIO']) {
+    const cause = Object.assign(new Error('x'), { code: errno });
+    t.match(diskError('/f', 'a write', cause), {
+      code: 'disk',
+      errno,
+      message: /^\/f: a write failed: E\w+, .*[;,] /,
+    });
+  }
 });
 
 t.test('errnos of calls on the pool are not mixed up', async (t) => {
@@ -221,19 +346,26 @@ t.test('a folder of disks', async (t) => {
   await t.rejects(folder.create('', 512), /bug/);
 });
 
+/** The loop device of a file; undefined, with a note, where it is known that there can be none. Else a missing one fails the test. */
+function attachLoop(t: TestContext, file: string): string | undefined {
+  try {
+    return execFileSync('losetup', ['--find', '--show', file], { encoding: 'utf8', stdio: 'pipe' }).trim();
+  } catch (error) {
+    const { CI, TIDEMARK_TEST_WITHOUT_TOOLS } = process.env;
+    const impossible = CI !== 'true' && !fs.existsSync('/dev/loop-control');
+    if (TIDEMARK_TEST_WITHOUT_TOOLS === '1' || impossible)
+      t.comment('skipped: this machine has no loop devices, so that no block device was tested');
+    else t.fail(`no loop device: run as root, or set TIDEMARK_TEST_WITHOUT_TOOLS=1; ${String(error)}`);
+    return undefined;
+  }
+}
+
 t.test('a block device, where a loop device can be had', async (t) => {
   const file = join(onDisk, 'loop.img');
   fs.writeFileSync(file, '');
   fs.truncateSync(file, 8 * MIB);
-  let device: string;
-  try {
-    device = execFileSync('losetup', ['--find', '--show', file], { encoding: 'utf8', stdio: 'pipe' }).trim();
-  } catch {
-    t.comment('no loop device can be set up here (no root, or no module)');
-    const refused = FileDisk.open('/dev/null');
-    await t.rejects(refused, { code: 'invalid' });
-    return;
-  }
+  const device = attachLoop(t, file);
+  if (device === undefined) return;
   t.teardown(() => execFileSync('losetup', ['--detach', device]));
   const disk = await FileDisk.open(device);
   t.same([disk.sizeBytes, disk.device], [8 * MIB, true]);

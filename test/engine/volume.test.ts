@@ -1,5 +1,5 @@
 import t from 'tap';
-import type { DiskExtent } from '../../engine/disk/disk.ts';
+import type { Disk, DiskExtent } from '../../engine/disk/disk.ts';
 import { Group } from '../../engine/group.ts';
 import { KIB, MIB } from '../../engine/units.ts';
 import type { Volume } from '../../engine/volume.ts';
@@ -238,4 +238,43 @@ t.test('zeroes mark nothing: a region that is not marked is blank, and stays so'
   t.same([...volume.written.runs()], [{ first: 3, end: 4 }], 'what was written once stays marked');
   t.ok((await read(volume, 0, SIZE)).equals(Buffer.alloc(SIZE)));
   await group.close();
+});
+
+/** Its data disks take a turn of the event loop for each piece that they zero, and tell which pieces these were. */
+class ZeroingFolder extends MemoryFolder {
+  readonly pieces: [startBytes: number, lengthBytes: number][] = [];
+
+  override async create(name: string, sizeBytes: number): Promise<Disk> {
+    const disk = await super.create(name, sizeBytes);
+    if (!name.startsWith('volumes/')) return disk;
+    const zero = async (startBytes: number, lengthBytes: number): Promise<void> => {
+      this.pieces.push([startBytes, lengthBytes]);
+      await new Promise<void>((resolve) => setImmediate(resolve));
+    };
+    return Object.assign(disk, { punch: zero, zero });
+  }
+}
+
+t.test('zeroing a huge range ends when the volume closes', async (t) => {
+  const TERABYTE = 1024 * 1024 * MIB;
+  for (const kind of ['trim', 'punch', 'zero'] as const) {
+    const folder = new ZeroingFolder(new Random(4));
+    const spec = { name: 'g', regionBytes: 32 * MIB, volumes: [{ name: 'v', sizeBytes: TERABYTE }] };
+    const group = await Group.create(folder, spec, new ManualClock());
+    const volume = volumeOf(group);
+    const { pieces } = folder;
+    const work =
+      kind === 'trim'
+        ? volume.trim(4096, TERABYTE - 4096)
+        : volume.writeZeroes(4096, TERABYTE - 4096, { mayPunch: kind === 'punch', fast: false });
+    const ended = t.rejects(work, { code: 'unavailable', errno: 'ESHUTDOWN' }, kind);
+    while (pieces.length < 3) await new Promise<void>((resolve) => setImmediate(resolve));
+    await Promise.all([ended, group.close()]);
+    t.same(pieces.slice(0, 3), [
+      [4096, 64 * MIB - 4096],
+      [64 * MIB, 64 * MIB],
+      [128 * MIB, 64 * MIB],
+    ]);
+    t.ok(pieces.length < 100, `${pieces.length} of 16384 pieces`);
+  }
 });
