@@ -35,12 +35,17 @@ export interface OpenGroup {
   readonly warnings: readonly string[];
 }
 
-/** Undoes what was done so far, newest first. */
-type Undo = () => Promise<void>;
+/** Undoes what was done so far, newest first. `clean`: every step before it succeeded, so that nothing is left of what they undo. */
+type Undo = (clean: boolean) => Promise<void>;
 
 async function undoAll(steps: Undo[]): Promise<void> {
-  // Best effort: the record says what is left, and the next `create` removes it. The error that led here is the one to tell.
-  for (const step of steps.reverse()) await step().catch(() => undefined);
+  // Best effort: the record says what is left, and the next `open` or `create` removes it. The error that led here is the one to tell.
+  let clean = true;
+  for (const step of steps.reverse()) {
+    await step(clean).catch(() => {
+      clean = false;
+    });
+  }
 }
 
 /** `Group.open`. */
@@ -113,6 +118,7 @@ export async function createGroup(folder: DiskFolder, spec: GroupSpec, clock: Cl
         await createVolume(folder, record, volume, outside.get(volume.name), clock, undo),
       );
     const ready: GroupRecord = { ...record, state: 'ready' };
+    undo.push(() => takeBack(folder, file));
     await file.write(ready);
     return { record: ready, file, volumes: made, warnings: [] };
   } catch (error) {
@@ -131,6 +137,8 @@ async function openExisting(folder: DiskFolder, volume: VolumeSpec, undo: Undo[]
   } catch (error) {
     const missing = error instanceof EngineError && error.code === 'not-found';
     if (!missing) throw error;
+    // Its folder is missing: no size would help.
+    if (error.errno === 'ENOTDIR') throw error;
     if (volume.sizeBytes !== undefined) return undefined;
     const what = `volume ${volume.name}: ${volume.file} does not exist; give a size, and it is made`;
     throw new EngineError('not-found', what, { cause: error });
@@ -153,7 +161,10 @@ function planVolume(spec: GroupSpec, volume: VolumeSpec, found: Disk | undefined
 
 async function createRecord(folder: DiskFolder, record: GroupRecord, undo: Undo[]): Promise<GroupRecordFile> {
   const disk = await folder.create(RECORD_NAME, GROUP_RECORD_FILE_BYTES);
-  undo.push(() => folder.remove(RECORD_NAME));
+  // Never before the files that it names: without it they would be nobody's, and no group could be made here.
+  undo.push(async (clean) => {
+    if (clean) await folder.remove(RECORD_NAME);
+  });
   const file = await GroupRecordFile.open(disk);
   undo.push(() => file.close());
   await file.write(record);
@@ -184,10 +195,40 @@ async function createData(folder: DiskFolder, volume: VolumeRecord, undo: Undo[]
   const disk =
     file === undefined
       ? await folder.create(dataName(volume.name), volume.sizeBytes)
-      : await folder.createOutside(file, volume.sizeBytes);
+      : await createOutside(folder, volume.name, file, volume.sizeBytes);
   undo.push(() => (file === undefined ? folder.remove(dataName(volume.name)) : folder.removeOutside(file)));
   undo.push(() => disk.close());
   return disk;
+}
+
+/** A record that could not be made durable as *ready* may be that even so: it says *deleting* before a file of it goes. */
+async function takeBack(folder: DiskFolder, file: GroupRecordFile): Promise<void> {
+  await file.close();
+  // Opened anew: a file whose sync has failed takes no more (rule L6).
+  const again = await openRecord(folder);
+  try {
+    if (again?.record !== undefined) await again.write({ ...again.record, state: 'deleting' });
+  } finally {
+    await again?.close();
+  }
+}
+
+async function createOutside(
+  folder: DiskFolder,
+  volume: string,
+  file: string,
+  sizeBytes: number,
+): Promise<Disk> {
+  try {
+    return await folder.createOutside(file, sizeBytes);
+  } catch (error) {
+    if (!(error instanceof EngineError) || error.code !== 'exists') throw error;
+    // It was not there when the volumes were looked through.
+    const what =
+      `volume ${volume}: ${file} was made just now, for another volume of this group (by another name of it) ` +
+      'or by another program: name another file';
+    throw new EngineError('exists', what, { cause: error });
+  }
 }
 
 async function openRecord(folder: DiskFolder): Promise<GroupRecordFile | undefined> {
@@ -264,7 +305,10 @@ async function openVolume(
         : await folder.openOutside(volume.file);
     undo.push(() => data.close());
     if (data.sizeBytes < volume.sizeBytes) {
-      const what = `volume ${volume.name}: its data has ${data.sizeBytes} bytes, and had ${volume.sizeBytes}`;
+      const what =
+        `volume ${volume.name}: its data, ${volume.file ?? dataName(volume.name)}, has ${data.sizeBytes} bytes, and had ` +
+        `${volume.sizeBytes}: put the whole back, or, if what was cut off may read as zeroes, ` +
+        `grow it to that size (truncate -s ${volume.sizeBytes})`;
       throw new EngineError('corrupt', what);
     }
     const mapDisk = await folder.open(mapName(volume.name));

@@ -1,4 +1,7 @@
+import { readdirSync, symlinkSync } from 'node:fs';
+import { join } from 'node:path';
 import t from 'tap';
+import { FileFolder } from '../../engine/disk/file-folder.ts';
 import { EngineError } from '../../engine/errors.ts';
 import { GROUP_RECORD_SLOT_BYTES } from '../../engine/formats.ts';
 import { Group, type GroupSpec } from '../../engine/group.ts';
@@ -107,9 +110,30 @@ t.test('what can never be right is refused, and nothing is touched', async (t) =
   const many = Array.from({ length: 65 }, (_, i) => ({ name: `v${i}`, sizeBytes: size }));
   await t.rejects(Group.create(folder, { ...spec, volumes: many }, clock), { code: 'invalid' });
   const same = ['a', 'b'].map((name) => ({ name, file: '/outside/existing' }));
-  await t.rejects(Group.create(folder, { ...spec, volumes: same }, clock), { code: 'in-use' });
+  await t.rejects(Group.create(folder, { ...spec, volumes: same }, clock), {
+    code: 'invalid',
+    message: /volumes a and b name the same file/,
+  });
+  const again = [
+    { name: 'a', file: '/outside/fresh', sizeBytes: size },
+    { name: 'b', file: '/outside/../outside//fresh', sizeBytes: size },
+  ];
+  await t.rejects(Group.create(folder, { ...spec, volumes: again }, clock), { code: 'invalid' });
   t.same(files(folder), before);
   t.ok(await precious(folder), 'and its locks are given back');
+});
+
+t.test('one new file under two names is told as that', async (t) => {
+  const real = t.testdir({ a: {} });
+  symlinkSync(join(real, 'a'), join(real, 'b'));
+  const folder = await FileFolder.open(join(real, 'group'));
+  const volumes = ['a', 'b'].map((name) => ({ name, sizeBytes: 512, file: join(real, name, 'x') }));
+  const attempt = Group.create(folder, { ...spec, volumes }, clock);
+  await t.rejects(attempt, { code: 'exists', message: /volume b: .*made just now.*name another file/ });
+  t.same([readdirSync(join(real, 'a')), await folder.list()], [[], []], 'nothing is left');
+  const nowhere = [{ name: 'a', file: join(real, 'none', 'x') }];
+  const missing = Group.create(folder, { ...spec, volumes: nowhere }, clock);
+  await t.rejects(missing, { code: 'not-found', message: /the folder .*none does not exist/ });
 });
 
 /** Runs `action` with the nth disk operation failing or, when `crash`, with the power going at it. */
@@ -147,6 +171,64 @@ t.test('create is all or nothing, whichever operation fails', async (t) => {
     await (await Group.create(folder, spec, clock)).close();
   }
 });
+
+t.test('what cannot be undone either keeps its record, and goes at the next try', async (t) => {
+  for (const kept of ['maps/own.map', 'volumes/own.img', '/outside/new']) {
+    for (let nth = 1, reached = true; reached; nth++) {
+      const folder = await folderWithFile(nth);
+      let count = 0;
+      folder.faults.decide = (operation, name) => {
+        if (operation === 'remove' && name === kept) return 'EIO';
+        return operation !== 'read' && operation !== 'remove' && ++count === nth ? 'ENOSPC' : undefined;
+      };
+      const made = await Group.create(folder, spec, clock).catch((error: unknown) => error);
+      reached = count >= nth;
+      folder.faults.decide = undefined;
+      if (made instanceof Group) await made.close();
+      else {
+        const left = files(folder).filter((name) => !name.startsWith('/'));
+        t.ok(left.length === 0 || left.includes('group.record'), `${kept} ${nth}: left are ${left}`);
+        await t.rejects(Group.open(folder, clock), { code: 'not-found' }, `${kept} ${nth}`);
+        t.same(
+          files(folder).filter((name) => !name.startsWith('/')),
+          [],
+        );
+        await (await Group.create(folder, spec, clock)).close();
+      }
+    }
+  }
+});
+
+t.test(
+  'create is all or nothing, when an operation fails and the power goes while it is undone',
+  async (t) => {
+    for (let nth = 1, reached = true; reached; nth++) {
+      for (let more = 1; more < 20; more++) {
+        const folder = await folderWithFile(nth * 100 + more);
+        let count = 0;
+        folder.faults.decide = (operation) => {
+          if (operation !== 'read') count++;
+          if (operation !== 'read' && count === nth + more) folder.crash();
+          return operation !== 'read' && (count === nth || count >= nth + more) ? 'EIO' : undefined;
+        };
+        const made = await Group.create(folder, spec, clock).catch((error: unknown) => error);
+        folder.faults.decide = undefined;
+        reached = count >= nth;
+        folder.crash();
+        if (made instanceof Group) break;
+        const opened = await Group.open(folder, clock).catch((error: unknown) => error);
+        if (opened instanceof Group) await opened.close();
+        else
+          t.match(
+            opened,
+            { code: 'not-found', message: /there is no group|never finished/ },
+            `${nth} ${more}`,
+          );
+        if (count < nth + more) break;
+      }
+    }
+  },
+);
 
 t.test('create is all or nothing, whenever the power goes', async (t) => {
   for (let nth = 1; nth < 200; nth++) {
@@ -213,7 +295,10 @@ t.test('a volume whose files do not fit is refused, and the rest is closed', asy
   if (data === undefined) throw new Error('no file');
   data.sizeBytes = 1 * MIB;
   for (let i = 0; i < 2; i++)
-    await t.rejects(Group.open(folder, clock), { code: 'corrupt', message: /theirs.* 1048576 bytes/ });
+    await t.rejects(Group.open(folder, clock), {
+      code: 'corrupt',
+      message: /theirs.*\/outside\/existing, has 1048576 bytes.*truncate/,
+    });
   data.sizeBytes = 8 * MIB;
   const larger = await Group.open(folder, clock);
   t.equal(larger.volumes.get('theirs')?.sizeBytes, 2 * MIB, 'a file that grew changes nothing');
