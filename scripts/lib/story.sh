@@ -5,7 +5,10 @@ node_pid=
 device=
 mounted=false
 
-chapter() { printf '\n\033[1m-- %s\033[0m\n' "$*"; }
+# Bold where a person looks, plain in a file or a pipe.
+if [[ -t 1 ]]; then bold=$'\033[1m' plain=$'\033[0m'; else bold='' plain=''; fi
+
+chapter() { printf '\n%s-- %s%s\n' "$bold" "$*" "$plain"; }
 say() { printf '%s\n' "$*"; }
 have() { command -v "$1" > /dev/null; }
 
@@ -81,11 +84,12 @@ what_next() {
   tidemark status --watch
   tidemark events --follow
   nbdinfo '$uri'
-  nbdfuse $folder/disk.img '$uri'
+  mkdir $folder/mnt-fuse && nbdfuse $folder/mnt-fuse/disk.img '$uri' &    # a file that is the volume
   qemu-system-x86_64 -drive file='$uri',format=raw
 END
   say 'And to end it:'
   if [[ -n $device ]]; then say "  umount $folder/mnt; tidemark detach $device"; fi
+  say "  fusermount3 -u $folder/mnt-fuse    # if nbdfuse runs"
   say "  kill $node_pid; tail --pid=$node_pid -f /dev/null; rm -r $folder"
 }
 
