@@ -2,7 +2,7 @@
  * A disk over a regular file or a block device, through the page cache.
  *
  * What can be answered from the page cache is done on the calling thread, which costs a tenth of a trip through libuv's
- * thread pool (DESIGN section 10); what would wait goes to the pool. How it is known:
+ * thread pool; what would wait goes to the pool. How it is known:
  *
  * - a read is tried with RWF_NOWAIT;
  * - a write only waits where it covers part of a page that is not cached, because that page has to be read first. Its edges are

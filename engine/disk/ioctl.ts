@@ -43,7 +43,7 @@ export function blockDeviceSize(fd: number): BlockDeviceSize {
   return { sizeBytes: Number(size.readBigUInt64LE(0)), logicalBlockBytes: block.readUInt32LE(0) };
 }
 
-/** Appends extents of the design's two kinds (section 10: only a range without an extent is a hole), merging neighbours. */
+/** Appends extents of two kinds, merging neighbours: only a range without an extent is a hole. */
 class ExtentList {
   readonly extents: { lengthBytes: number; hole: boolean; zero: boolean }[] = [];
   readonly #maxExtents: number;
