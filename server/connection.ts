@@ -2,6 +2,7 @@ import type { Socket } from 'node:net';
 import { NBD_FLAG_READ_ONLY } from '../protocol/constants.ts';
 import { HandshakeServer } from '../protocol/handshake-server.ts';
 import type { BufferPool } from './buffer-pool.ts';
+import type { BusyPoll } from './busy-poll.ts';
 import type { Counters } from './counters.ts';
 import type { EventLog } from './events.ts';
 import type { Exports } from './exports.ts';
@@ -27,6 +28,7 @@ export interface ConnectionContext {
   readonly receiveBuffer: Buffer;
   readonly slabs: BufferPool;
   readonly outputs: BufferPool;
+  readonly busyPoll: BusyPoll;
   /** Whether sockets may fill our memory (see `readInline`). */
   readonly inline: boolean;
 }
@@ -142,6 +144,7 @@ export class Connection implements SocketReader, TransmissionHost {
 
   received(byteCount: number): boolean {
     this.#moved(byteCount);
+    this.#context.busyPoll.awake();
     return this.#guarded(() => this.receiver.received(byteCount));
   }
 

@@ -2,6 +2,7 @@ import { once } from 'node:events';
 import { createServer, type Server, type Socket } from 'node:net';
 import type { NbdUri } from '../protocol/uri.ts';
 import { BufferPool } from './buffer-pool.ts';
+import { BusyPoll } from './busy-poll.ts';
 import { Connection, type ConnectionContext, type SessionStatus } from './connection.ts';
 import { Counters } from './counters.ts';
 import type { EventLog } from './events.ts';
@@ -58,6 +59,7 @@ export class NbdServer {
       receiveBuffer: Buffer.allocUnsafeSlow(RECEIVE_BUFFER_BYTES),
       slabs: new BufferPool(RECEIVE_SLAB_BYTES, BUFFERS_KEPT),
       outputs: new BufferPool(OUTPUT_BUFFER_BYTES, BUFFERS_KEPT),
+      busyPoll: new BusyPoll(),
       inline: options.inline ?? true,
     };
     this.#stallTimer = setInterval(
