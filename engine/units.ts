@@ -23,3 +23,12 @@ export const MIN_REGION_BYTES = 4 * KIB;
 export const MAX_REGION_BYTES = 32 * MIB;
 /** Largest volume, in bytes: 2^53 - 1 is the last byte a JavaScript number addresses exactly; ext4 stops files far below. */
 export const MAX_VOLUME_BYTES = 4 * 1024 * TIB;
+
+/**
+ * Log sequence number: a position in the log of a group, in log sectors since the group's birth, so that it stays a safe integer. It
+ * becomes a byte offset only on the wire, as a BigInt.
+ */
+export type Lsn = number & { readonly [unit]?: 'Lsn' };
+
+/** What an LSN counts, in bytes: what a disk writes whole or not at all. */
+export const LOG_SECTOR_BYTES = 512;
