@@ -7,6 +7,8 @@ export interface Clock {
   nowMs(): number;
   /** Runs `run` once, not before `delayMs` have passed, unless cancelled first. */
   after(delayMs: number, run: () => void): Timer;
+  /** Lets everybody else have a turn: for work in many steps, none of which waits. */
+  turn(): Promise<void>;
 }
 
 export interface Timer {
@@ -22,4 +24,5 @@ export const systemClock: Clock = {
     timer.unref();
     return { cancel: () => clearTimeout(timer) };
   },
+  turn: () => new Promise((resolve) => setImmediate(resolve)),
 };

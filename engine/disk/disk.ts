@@ -16,6 +16,13 @@ export interface DiskExtent {
   readonly zero: boolean;
 }
 
+/** What a filesystem has, in bytes. */
+export interface DiskSpace {
+  /** What this process may still use. */
+  readonly freeBytes: number;
+  readonly totalBytes: number;
+}
+
 export interface Disk {
   readonly sizeBytes: number;
   /** Whether it is a block device, which cannot be grown or removed. */
@@ -24,6 +31,8 @@ export interface Disk {
   readonly failure: EngineError | undefined;
   /** Granularity at which space is given back, in bytes: a page for files, at least the logical block for devices. */
   readonly blockBytes: number;
+  /** False while a write on the calling thread would wait: the kernel holds up writers, or zeroing has the disk to itself. */
+  readonly mayWriteInline: boolean;
 
   /** Reads now if nothing has to be waited for. Fills `target` from `targetStart`. */
   tryRead(target: Buffer, targetStart: number, lengthBytes: number, offsetBytes: number): boolean;
@@ -32,12 +41,22 @@ export interface Disk {
   /** Writes into the page cache now. False when that would wait for the device (part of a page that is not cached). */
   tryWrite(source: Buffer, sourceStart: number, lengthBytes: number, offsetBytes: number): boolean;
   write(source: Buffer, sourceStart: number, lengthBytes: number, offsetBytes: number): Promise<void>;
+  /**
+   * Writes into the page cache on the calling thread, whatever that waits for: the way of a log, whose bytes have to be with the kernel
+   * when the call returns. Look at `mayWriteInline` before, and cover whole pages. Throws as `write` rejects.
+   */
+  writeNow(source: Buffer, sourceStart: number, lengthBytes: number, offsetBytes: number): void;
 
   /**
    * Makes everything written before the call durable (`fdatasync`); calls that wait at the same time share one. Once it
    * has failed it always fails (rule L6): the kernel drops what it could not write, and a second try would lie.
    */
   sync(): Promise<void>;
+  /**
+   * Lets syncs be tried again after one that failed. Only for who has written again, or is about to before the next sync, *everything* that was
+   * written since the last sync that succeeded (rule L6): an earlier sync says nothing about bytes that were written before the failure.
+   */
+  forgive(): void;
 
   /** Makes the range read as zeroes and gives its space back where the disk can; else writes zeroes. */
   punch(offsetBytes: number, lengthBytes: number): Promise<void>;
@@ -76,11 +95,18 @@ export interface DiskFolder {
   list(): Promise<string[]>;
   /** Removes it, durably. No error when it is not there. */
   remove(name: string): Promise<void>;
+  /** The space of the filesystem that the folder lies on. */
+  space(): Promise<DiskSpace>;
 
   /** Creates a sparse file anywhere, by absolute path, as `create` does. Its folder must exist. */
   createOutside(path: string, sizeBytes: number): Promise<Disk>;
   /** Opens a file or block device anywhere, by absolute path; `not-found`, `invalid` (neither of the two), `in-use`. */
   openOutside(path: string): Promise<Disk>;
+  /**
+   * Opens a file or block device anywhere for reading only, by absolute path, whoever else has it open; `not-found`, `invalid` (neither of the
+   * two). Writing to it is a bug of the caller.
+   */
+  openImage(path: string): Promise<Disk>;
   /** Removes a file made by `createOutside`, durably. */
   removeOutside(path: string): Promise<void>;
 }

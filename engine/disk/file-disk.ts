@@ -58,6 +58,7 @@ export class FileDisk implements Disk {
   readonly device: boolean;
   readonly #fd: number;
   readonly #filesystemType: number;
+  readonly #readOnly: boolean;
   readonly #commit: GroupCommit;
   readonly #pace = new WritePace();
   /** Both fall back for good at the first EOPNOTSUPP. */
@@ -75,6 +76,7 @@ export class FileDisk implements Disk {
     path: string,
     fd: number,
     geometry: { sizeBytes: number; blockBytes: number; device: boolean; filesystemType: number },
+    readOnly: boolean,
   ) {
     this.path = path;
     this.#fd = fd;
@@ -82,11 +84,24 @@ export class FileDisk implements Disk {
     this.blockBytes = geometry.blockBytes;
     this.device = geometry.device;
     this.#filesystemType = geometry.filesystemType;
-    this.#commit = new GroupCommit(path, () => syncData(fd));
+    this.#readOnly = readOnly;
+    this.#commit = new GroupCommit(path, async () => {
+      await syncData(fd);
+      this.#pace.synced();
+    });
   }
 
   /** Opens what is there, and locks it. Throws `not-found`, `in-use`, `invalid` for what is neither file nor device. */
-  static async open(path: string): Promise<FileDisk> {
+  static open(path: string): Promise<FileDisk> {
+    return FileDisk.#open(path, false);
+  }
+
+  /** Opens what is there for reading only, and locks nothing. Throws as `open` does, but never `in-use`. */
+  static openImage(path: string): Promise<FileDisk> {
+    return FileDisk.#open(path, true);
+  }
+
+  static async #open(path: string, readOnly: boolean): Promise<FileDisk> {
     let fd: number | undefined;
     try {
       const found = await fs.promises.stat(path);
@@ -96,8 +111,10 @@ export class FileDisk implements Disk {
           `${path} is neither a regular file nor a block device: name one of these`,
         );
       // On a block device O_EXCL means: nobody else has it so, neither a mount nor another server.
-      fd = await openFile(path, found.isBlockDevice() ? fs.constants.O_RDWR | fs.constants.O_EXCL : 'r+');
-      return await FileDisk.#from(path, fd);
+      const { O_RDONLY, O_RDWR, O_EXCL } = fs.constants;
+      const writing = found.isBlockDevice() ? O_RDWR | O_EXCL : O_RDWR;
+      fd = await openFile(path, readOnly ? O_RDONLY : writing);
+      return await FileDisk.#from(path, fd, readOnly);
     } catch (error) {
       if (fd !== undefined) await closeFile(fd);
       throw await openError(path, error);
@@ -111,7 +128,7 @@ export class FileDisk implements Disk {
       fd = await openFile(path, 'wx+', 0o600);
       await truncateFile(fd, sizeBytes);
       await syncData(fd);
-      return await FileDisk.#from(path, fd);
+      return await FileDisk.#from(path, fd, false);
     } catch (error) {
       if (fd !== undefined) {
         await closeFile(fd);
@@ -121,25 +138,25 @@ export class FileDisk implements Disk {
     }
   }
 
-  static async #from(path: string, fd: number): Promise<FileDisk> {
+  static async #from(path: string, fd: number, readOnly: boolean): Promise<FileDisk> {
     const stat = await statFile(fd);
-    if (!tryLockExclusive(fd)) throw inUse(path);
+    if (!readOnly && !tryLockExclusive(fd)) throw inUse(path);
     if (stat.isBlockDevice()) {
       const { sizeBytes, logicalBlockBytes } = blockDeviceSize(fd);
       const blockBytes = Math.max(PAGE_BYTES, logicalBlockBytes);
-      return new FileDisk(path, fd, { sizeBytes, blockBytes, device: true, filesystemType: 0 });
+      return new FileDisk(path, fd, { sizeBytes, blockBytes, device: true, filesystemType: 0 }, readOnly);
     }
     const filesystemType = (await fs.promises.statfs(path)).type;
-    return new FileDisk(path, fd, {
-      sizeBytes: stat.size,
-      blockBytes: PAGE_BYTES,
-      device: false,
-      filesystemType,
-    });
+    const geometry = { sizeBytes: stat.size, blockBytes: PAGE_BYTES, device: false, filesystemType };
+    return new FileDisk(path, fd, geometry, readOnly);
   }
 
   get failure(): EngineError | undefined {
     return this.#commit.failure;
+  }
+
+  get mayWriteInline(): boolean {
+    return this.#longCalls === 0 && this.#pace.mayWriteInline;
   }
 
   tryRead(target: Buffer, targetStart: number, lengthBytes: number, offsetBytes: number): boolean {
@@ -193,27 +210,37 @@ export class FileDisk implements Disk {
   }
 
   tryWrite(source: Buffer, sourceStart: number, lengthBytes: number, offsetBytes: number): boolean {
-    this.#check(offsetBytes, lengthBytes);
+    this.#checkWritable(offsetBytes, lengthBytes);
     return this.#tryWrite(source, sourceStart, lengthBytes, offsetBytes);
   }
 
   #tryWrite(source: Buffer, sourceStart: number, lengthBytes: number, offsetBytes: number): boolean {
-    if (this.#longCalls > 0 || lengthBytes > MAX_INLINE_BYTES || !this.#pace.mayWriteInline) return false;
+    if (lengthBytes > MAX_INLINE_BYTES || !this.mayWriteInline) return false;
     const endBytes = offsetBytes + lengthBytes;
     if (offsetBytes % PAGE_BYTES !== 0 && !this.#cached(offsetBytes - 1)) return false;
     if (endBytes % PAGE_BYTES !== 0 && endBytes < this.sizeBytes && !this.#cached(endBytes)) return false;
-    const startMs = performance.now();
-    let done = 0;
-    while (done < lengthBytes) {
-      const put = this.#writeNow(source, sourceStart + done, lengthBytes - done, offsetBytes + done);
-      if (put === 0) throw this.#stuck(offsetBytes + done);
-      done += put;
-    }
-    this.#pace.wroteInline(performance.now() - startMs);
+    this.#pace.wroteInline(this.#writeInline(source, sourceStart, lengthBytes, offsetBytes));
     return true;
   }
 
-  #writeNow(source: Buffer, sourceStart: number, lengthBytes: number, offsetBytes: number): number {
+  writeNow(source: Buffer, sourceStart: number, lengthBytes: number, offsetBytes: number): void {
+    this.#checkWritable(offsetBytes, lengthBytes);
+    this.#pace.wroteNow(this.#writeInline(source, sourceStart, lengthBytes, offsetBytes));
+  }
+
+  /** Writes on the calling thread. Returns how long that took, in milliseconds. */
+  #writeInline(source: Buffer, sourceStart: number, lengthBytes: number, offsetBytes: number): number {
+    const startMs = performance.now();
+    let done = 0;
+    while (done < lengthBytes) {
+      const put = this.#writeSome(source, sourceStart + done, lengthBytes - done, offsetBytes + done);
+      if (put === 0) throw this.#stuck(offsetBytes + done);
+      done += put;
+    }
+    return performance.now() - startMs;
+  }
+
+  #writeSome(source: Buffer, sourceStart: number, lengthBytes: number, offsetBytes: number): number {
     try {
       return fs.writeSync(this.#fd, source, sourceStart, lengthBytes, offsetBytes);
     } catch (error) {
@@ -230,7 +257,7 @@ export class FileDisk implements Disk {
   }
 
   async write(source: Buffer, sourceStart: number, lengthBytes: number, offsetBytes: number): Promise<void> {
-    this.#check(offsetBytes, lengthBytes);
+    this.#checkWritable(offsetBytes, lengthBytes);
     await this.#track(this.#writeAll(source, sourceStart, lengthBytes, offsetBytes));
   }
 
@@ -292,6 +319,10 @@ export class FileDisk implements Disk {
     return this.#track(this.#commit.commit());
   }
 
+  forgive(): void {
+    this.#commit.forgive();
+  }
+
   punch(offsetBytes: number, lengthBytes: number): Promise<void> {
     return this.#makeZero(FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offsetBytes, lengthBytes, false);
   }
@@ -313,7 +344,7 @@ export class FileDisk implements Disk {
   }
 
   async #makeZero(mode: number, offsetBytes: number, lengthBytes: number, fast: boolean): Promise<void> {
-    this.#check(offsetBytes, lengthBytes);
+    this.#checkWritable(offsetBytes, lengthBytes);
     await this.#track(this.#zeroAll(mode, offsetBytes, lengthBytes, fast));
   }
 
@@ -411,6 +442,11 @@ export class FileDisk implements Disk {
       offsetBytes >= 0 && lengthBytes >= 0 && offsetBytes + lengthBytes <= this.sizeBytes,
       'the range lies inside the disk',
     );
+  }
+
+  #checkWritable(offsetBytes: number, lengthBytes: number): void {
+    this.#check(offsetBytes, lengthBytes);
+    assert(!this.#readOnly, 'the disk is open for writing');
   }
 
   async #track<T>(work: Promise<T>): Promise<T> {

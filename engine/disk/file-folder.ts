@@ -1,11 +1,14 @@
 import * as fs from 'node:fs';
 import { dirname, isAbsolute, join, normalize, relative, sep } from 'node:path';
 import { assert, EngineError, errnoOf } from '../errors.ts';
-import type { Disk, DiskFolder } from './disk.ts';
+import type { Disk, DiskFolder, DiskSpace } from './disk.ts';
 import { diskError } from './disk-error.ts';
 import { FileDisk } from './file-disk.ts';
 
-/** A folder of disks in a directory. Subfolders are made as they are needed. */
+/** How often a file is tried whose folder is removed at that moment by somebody else. */
+const CREATE_ATTEMPTS = 10;
+
+/** A folder of disks in a directory. Subfolders are made as they are needed, and go with the last disk in them. */
 export class FileFolder implements DiskFolder {
   readonly path: string;
 
@@ -22,8 +25,22 @@ export class FileFolder implements DiskFolder {
 
   async create(name: string, sizeBytes: number): Promise<Disk> {
     const path = this.#pathOf(name);
-    if (dirname(path) !== this.path) await makeFolder(dirname(path));
-    return createDurably(path, sizeBytes);
+    for (let attempt = 1; ; attempt++) {
+      await this.#makeFolders(dirname(path));
+      try {
+        return await createDurably(path, sizeBytes);
+      } catch (error) {
+        // Its folder was empty, and went with the removal of what had been in it.
+        const folderGone = error instanceof EngineError && error.code === 'not-found';
+        if (!folderGone || attempt === CREATE_ATTEMPTS) throw error;
+      }
+    }
+  }
+
+  async #makeFolders(path: string): Promise<void> {
+    if (path === this.path) return;
+    await this.#makeFolders(dirname(path));
+    await makeFolder(path);
   }
 
   async open(name: string): Promise<Disk> {
@@ -41,7 +58,20 @@ export class FileFolder implements DiskFolder {
   }
 
   async remove(name: string): Promise<void> {
-    await removeDurably(this.#pathOf(name));
+    const path = this.#pathOf(name);
+    await removeDurably(path);
+    // An empty folder that comes back after a power cut harms nobody, so that its removal is not synced.
+    for (let folder = dirname(path); folder !== this.path; folder = dirname(folder))
+      if (!(await removeIfEmpty(folder))) return;
+  }
+
+  async space(): Promise<DiskSpace> {
+    try {
+      const { bsize, bavail, blocks } = await fs.promises.statfs(this.path);
+      return { freeBytes: bavail * bsize, totalBytes: blocks * bsize };
+    } catch (error) {
+      throw diskError(this.path, 'asking for the space', error);
+    }
   }
 
   async createOutside(path: string, sizeBytes: number): Promise<Disk> {
@@ -50,6 +80,10 @@ export class FileFolder implements DiskFolder {
 
   async openOutside(path: string): Promise<Disk> {
     return FileDisk.open(outside(path));
+  }
+
+  async openImage(path: string): Promise<Disk> {
+    return FileDisk.openImage(outside(path));
   }
 
   async removeOutside(path: string): Promise<void> {
@@ -91,6 +125,19 @@ async function removeDurably(path: string): Promise<void> {
     await syncFolder(dirname(path));
   } catch (error) {
     if (errnoOf(error) !== 'ENOENT') throw error;
+  }
+}
+
+/** Returns whether it is gone. */
+async function removeIfEmpty(path: string): Promise<boolean> {
+  try {
+    await fs.promises.rmdir(path);
+    return true;
+  } catch (error) {
+    const errno = errnoOf(error);
+    if (errno === 'ENOENT') return true;
+    if (errno === 'ENOTEMPTY' || errno === 'EEXIST') return false;
+    throw diskError(path, 'removing the folder', error);
   }
 }
 

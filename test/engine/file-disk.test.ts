@@ -375,3 +375,60 @@ t.test('a block device, where a loop device can be had', async (t) => {
   t.same(await disk.extents(0, 8 * MIB, 5), [{ lengthBytes: 8 * MIB, hole: false, zero: false }]);
   await disk.close();
 });
+
+t.test('writeNow writes whatever its size, and says nothing of the cache', async (t) => {
+  const disk = await FileDisk.create(join(onDisk, 'now.img'), 4 * MIB);
+  const bytes = new Random(3).bytes(2 * MIB + 100);
+  t.equal(disk.mayWriteInline, true);
+  disk.writeNow(bytes, 100, 2 * MIB, 4096);
+  const back = Buffer.alloc(2 * MIB);
+  await disk.read(back, 0, back.length, 4096);
+  t.ok(back.equals(bytes.subarray(100)));
+  t.throws(() => disk.writeNow(bytes, 0, 4097, 4 * MIB - 4096), /bug/);
+  const zeroing = disk.zero(0, 1 * MIB, false);
+  t.equal(disk.mayWriteInline, false, 'a long call holds the inode');
+  await zeroing;
+  t.equal(disk.mayWriteInline, true);
+  await disk.close();
+});
+
+t.test('an image is read beside whoever has it open, and never written', async (t) => {
+  const path = join(onDisk, 'image.img');
+  const folder = await FileFolder.open(onDisk);
+  const owner = await folder.create('image.img', 64 * KIB);
+  await owner.write(Buffer.alloc(4096, 5), 0, 4096, 8192);
+  const image = await folder.openImage(path);
+  t.equal(image.sizeBytes, 64 * KIB);
+  const back = Buffer.alloc(4096);
+  await image.read(back, 0, 4096, 8192);
+  t.ok(back.equals(Buffer.alloc(4096, 5)));
+  t.throws(() => image.tryWrite(back, 0, 1, 0), /bug: the disk is open for writing/);
+  t.throws(() => image.writeNow(back, 0, 1, 0), /bug/);
+  await t.rejects(image.write(back, 0, 1, 0), /bug/);
+  await t.rejects(image.punch(0, 1), /bug/);
+  await t.rejects(image.zero(0, 1, false), /bug/);
+  await image.close();
+  await owner.close();
+  await t.rejects(folder.openImage(join(onDisk, 'none.img')), { code: 'not-found' });
+  await t.rejects(folder.openImage(onDisk), { code: 'invalid', message: /neither a regular file nor/ });
+});
+
+t.test('nested folders come with their first disk and go with their last', async (t) => {
+  const folder = await FileFolder.open(join(onDisk, 'nested'));
+  for (const name of ['snapshots/1/a.img', 'snapshots/1/b.img', 'top.img'])
+    await (await folder.create(name, 4096)).close();
+  t.same(await folder.list(), ['snapshots/1/a.img', 'snapshots/1/b.img', 'top.img']);
+  await folder.remove('snapshots/1/a.img');
+  t.ok(fs.existsSync(join(folder.path, 'snapshots/1')));
+  // One makes a disk where another removes the last one, over and over.
+  await Promise.all([
+    folder.remove('snapshots/1/b.img'),
+    folder.create('snapshots/1/c.img', 4096).then((disk) => disk.close()),
+  ]);
+  t.same(await folder.list(), ['snapshots/1/c.img', 'top.img']);
+  await folder.remove('snapshots/1/c.img');
+  await folder.remove('snapshots/1/never.img');
+  t.same(fs.readdirSync(folder.path), ['top.img']);
+  const { freeBytes, totalBytes } = await folder.space();
+  t.ok(freeBytes > 0 && freeBytes < totalBytes);
+});

@@ -98,3 +98,19 @@ t.test('every caller gets a run that began after its call', async (t) => {
     t.equal(ended, 30);
   }
 });
+
+t.test('L6: who writes everything again may ask for a sync again', async (t) => {
+  const held = new HeldSync();
+  const commit = new GroupCommit('disk', held.run);
+  const first = commit.commit();
+  await turns();
+  held.end(Object.assign(new Error('no'), { code: 'EIO' }));
+  await t.rejects(first, { errno: 'EIO' });
+  commit.forgive();
+  t.equal(commit.failure, undefined);
+  const second = commit.commit();
+  await turns();
+  held.end();
+  await second;
+  t.equal(held.begun, 2);
+});
