@@ -1,11 +1,12 @@
 import type { Socket } from 'node:net';
+import { assert, EngineError } from '../engine/errors.ts';
 import { NBD_FLAG_READ_ONLY } from '../protocol/constants.ts';
 import { HandshakeServer } from '../protocol/handshake-server.ts';
 import type { BufferPool } from './buffer-pool.ts';
 import type { BusyPoll } from './busy-poll.ts';
 import type { Counters } from './counters.ts';
 import type { EventLog } from './events.ts';
-import type { Exports } from './exports.ts';
+import { type Exports, ServedExport } from './exports.ts';
 import { readInline, type SocketReader } from './inline-socket.ts';
 import type { LargeBuffers } from './large-buffers.ts';
 import { MAX_UNREAD_HANDSHAKE_BYTES, PROGRESS_BYTES, type ServerLimits } from './limits.ts';
@@ -41,6 +42,8 @@ export interface SessionStatus {
   /** ISO 8601, UTC. */
   readonly since: string;
   readonly readOnly: boolean;
+  /** Of a kernel device of this node. */
+  readonly kernelDevice: boolean;
   readonly bytesRead: number;
   readonly bytesWritten: number;
   readonly requests: number;
@@ -102,7 +105,12 @@ export class Connection implements SocketReader, TransmissionHost {
     );
     this.#handshakeTimer.unref();
     this.#socket = readInline(accepted, this, context.inline);
-    this.sender = new Sender(this.#socket, context.outputs, (byteCount) => this.#sent(byteCount));
+    this.sender = new Sender(
+      this.#socket,
+      context.outputs,
+      (byteCount) => this.#sent(byteCount),
+      () => this.#mayAcknowledge(),
+    );
     this.#socket.setNoDelay(true);
     this.#socket.setKeepAlive(true, 30_000);
     this.#socket.on('error', (error) => {
@@ -129,6 +137,7 @@ export class Connection implements SocketReader, TransmissionHost {
       peer: this.peer,
       since: this.#since,
       readOnly: (transmission.rules.transmissionFlags & NBD_FLAG_READ_ONLY) !== 0,
+      kernelDevice: transmission.served.forKernelDevice,
       bytesRead: transmission.bytesRead,
       bytesWritten: transmission.bytesWritten,
       requests: transmission.requests,
@@ -244,8 +253,9 @@ export class Connection implements SocketReader, TransmissionHost {
         clearTimeout(this.#handshakeTimer);
         this.#handshake = null;
         const { session, consumed } = step.outcome;
-        const served = this.#context.exports.find(session.export.name);
-        if (served === undefined) {
+        const served = session.export;
+        assert(served instanceof ServedExport, 'the directory of exports gave this one');
+        if (this.#context.exports.find(served.name) === undefined) {
           this.fail('the export is gone');
           return end;
         }
@@ -266,6 +276,18 @@ export class Connection implements SocketReader, TransmissionHost {
       group: transmission.served.groupName,
       data: { session: this.id, export: name, peer: this.peer },
     });
+  }
+
+  /** The sender's gate. Losing the connection is how a client learns that what it was not told of may not have happened. */
+  #mayAcknowledge(): boolean {
+    try {
+      this.#transmission?.settle();
+      return true;
+    } catch (error) {
+      if (error instanceof EngineError) this.fail(error.message);
+      else this.bug(error);
+      return false;
+    }
   }
 
   #sent(byteCount: number): void {

@@ -1,7 +1,5 @@
-import type { Group } from '../engine/group.ts';
-import type { Volume } from '../engine/volume.ts';
+import type { BlockDevice } from '../engine/block-device.ts';
 import {
-  BASE_ALLOCATION,
   NBD_FLAG_CAN_MULTI_CONN,
   NBD_FLAG_HAS_FLAGS,
   NBD_FLAG_READ_ONLY,
@@ -15,18 +13,14 @@ import {
 } from '../protocol/constants.ts';
 import { MAX_PAYLOAD_BYTES, MINIMUM_BLOCK_BYTES, PREFERRED_BLOCK_BYTES } from '../protocol/limits.ts';
 import type { ExportDirectory, ExportInfo } from '../protocol/session.ts';
-
-/** An export and the volume behind it. */
-export interface ServedExport extends ExportInfo {
-  readonly groupName: string;
-  readonly volume: Volume;
-}
+import { contextNames, type ImageOfGroup } from './contexts.ts';
+import type { ExportedGroup, SnapshotView } from './group-control.ts';
 
 /**
  * What every volume offers. CAN_MULTI_CONN is true because all connections share one page cache and one `flush`: a flush on one covers
  * what any of them was acknowledged.
  */
-const VOLUME_FLAGS =
+const DEVICE_FLAGS =
   NBD_FLAG_HAS_FLAGS |
   NBD_FLAG_SEND_FLUSH |
   NBD_FLAG_SEND_FUA |
@@ -37,45 +31,127 @@ const VOLUME_FLAGS =
   NBD_FLAG_SEND_CACHE |
   NBD_FLAG_SEND_FAST_ZERO;
 
+/** An export and the device behind it: a volume, or a volume as a snapshot has it. */
+export class ServedExport implements ExportInfo {
+  readonly name: string;
+  readonly description: string;
+  readonly sizeBytes: number;
+  readonly transmissionFlags: number;
+  readonly minimumBlockBytes = MINIMUM_BLOCK_BYTES;
+  readonly preferredBlockBytes = PREFERRED_BLOCK_BYTES;
+  readonly maximumPayloadBytes = MAX_PAYLOAD_BYTES;
+  readonly groupName: string;
+  readonly device: BlockDevice;
+  readonly image: ImageOfGroup;
+  /** It was opened by a kernel device of this node (see `Exports.issueTicket`). */
+  readonly forKernelDevice: boolean;
+
+  constructor(image: ImageOfGroup, device: BlockDevice, forKernelDevice: boolean) {
+    const { group, volume, snapshot } = image;
+    this.name = exportNameOf(group.name, volume, snapshot?.name);
+    this.description =
+      snapshot === undefined
+        ? `volume ${volume} of group ${group.name}`
+        : `volume ${volume} of group ${group.name} at snapshot ${snapshot.name}`;
+    this.sizeBytes = device.sizeBytes;
+    // A secondary's volumes take writes from their primary only; its snapshots are its own.
+    const readOnly = snapshot === undefined && group.role !== 'primary';
+    this.transmissionFlags = DEVICE_FLAGS | (readOnly ? NBD_FLAG_READ_ONLY : 0);
+    this.groupName = group.name;
+    this.device = device;
+    this.image = image;
+    this.forKernelDevice = forKernelDevice;
+  }
+
+  /** Asked for when a client asks: they come and go with the snapshots. */
+  get contexts(): readonly string[] {
+    return contextNames(this.image);
+  }
+}
+
+/** `GROUP/VOLUME`, or `GROUP/VOLUME@SNAPSHOT`. */
+export function exportNameOf(group: string, volume: string, snapshot?: string): string {
+  return snapshot === undefined ? `${group}/${volume}` : `${group}/${volume}@${snapshot}`;
+}
+
 /**
- * The exports of a node, by name: `GROUP/VOLUME`. A client that names none gets the only one, where there is only one; with more, or
- * with none, the default export does not exist.
+ * The exports of a node, by name: `GROUP/VOLUME`, and `GROUP/VOLUME@SNAPSHOT` for what a snapshot shows, which comes and goes with it. A
+ * client that names none gets the only volume, where there is only one; with more, or with none, the default export does not exist.
  */
 export class Exports implements ExportDirectory {
-  readonly #byName = new Map<string, ServedExport>();
+  readonly #groups = new Map<string, ExportedGroup>();
+  /** From a ticket to the export that it opens. */
+  readonly #tickets = new Map<string, string>();
 
-  add(group: Group): void {
-    const readOnly = group.role !== 'primary';
-    for (const volume of group.volumes.values()) {
-      const name = `${group.name}/${volume.name}`;
-      this.#byName.set(name, {
-        name,
-        description: `volume ${volume.name} of group ${group.name}`,
-        sizeBytes: volume.sizeBytes,
-        transmissionFlags: VOLUME_FLAGS | (readOnly ? NBD_FLAG_READ_ONLY : 0),
-        minimumBlockBytes: MINIMUM_BLOCK_BYTES,
-        preferredBlockBytes: PREFERRED_BLOCK_BYTES,
-        maximumPayloadBytes: MAX_PAYLOAD_BYTES,
-        contexts: [BASE_ALLOCATION],
-        groupName: group.name,
-        volume,
-      });
-    }
+  add(group: ExportedGroup): void {
+    this.#groups.set(group.name, group);
   }
 
   remove(groupName: string): void {
-    for (const served of [...this.#byName.values()]) {
-      if (served.groupName === groupName) this.#byName.delete(served.name);
+    this.#groups.delete(groupName);
+  }
+
+  *list(): Generator<ServedExport, void, void> {
+    for (const group of this.#groups.values()) {
+      for (const [volume, device] of group.volumes)
+        yield new ServedExport({ group, volume, snapshot: undefined }, device, false);
+    }
+    for (const group of this.#groups.values()) {
+      for (const volume of group.volumes.keys()) {
+        for (const snapshot of group.snapshots) {
+          const served = servedSnapshot(group, volume, snapshot, false);
+          if (served !== undefined) yield served;
+        }
+      }
     }
   }
 
-  list(): Iterable<ServedExport> {
-    return this.#byName.values();
+  find(name: string): ServedExport | undefined {
+    const ticketed = this.#tickets.get(name);
+    if (ticketed !== undefined) return this.#resolve(ticketed, true);
+    return name === '' ? this.#onlyVolume() : this.#resolve(name, false);
   }
 
-  find(name: string): ServedExport | undefined {
-    if (name !== '') return this.#byName.get(name);
-    const [only, second] = this.#byName.values();
-    return second === undefined ? only : undefined;
+  /**
+   * Another name for an export, by which the helper of a kernel device opens it, so that its session is told from those of clients: those
+   * have pages of the volume in caches that this node cannot drop. No right goes with it. `revokeTicket` once it is open, or will not be.
+   */
+  issueTicket(ticket: string, exportName: string): void {
+    this.#tickets.set(ticket, exportName);
   }
+
+  revokeTicket(ticket: string): void {
+    this.#tickets.delete(ticket);
+  }
+
+  #resolve(name: string, forKernelDevice: boolean): ServedExport | undefined {
+    // Names of groups, volumes and snapshots have neither of the two separators in them.
+    const [, groupName = '', volume = '', snapshotName] =
+      /^([^/@]+)\/([^/@]+)(?:@([^/@]+))?$/.exec(name) ?? [];
+    const group = this.#groups.get(groupName);
+    const device = group?.volumes.get(volume);
+    if (group === undefined || device === undefined) return undefined;
+    if (snapshotName === undefined)
+      return new ServedExport({ group, volume, snapshot: undefined }, device, forKernelDevice);
+    const snapshot = group.snapshots.find((each) => each.name === snapshotName);
+    return snapshot === undefined ? undefined : servedSnapshot(group, volume, snapshot, forKernelDevice);
+  }
+
+  #onlyVolume(): ServedExport | undefined {
+    const [group, otherGroup] = this.#groups.values();
+    if (group === undefined || otherGroup !== undefined) return undefined;
+    const [only, otherVolume] = group.volumes;
+    if (only === undefined || otherVolume !== undefined) return undefined;
+    return new ServedExport({ group, volume: only[0], snapshot: undefined }, only[1], false);
+  }
+}
+
+function servedSnapshot(
+  group: ExportedGroup,
+  volume: string,
+  snapshot: SnapshotView,
+  forKernelDevice: boolean,
+): ServedExport | undefined {
+  const device = group.snapshotVolume(snapshot.name, volume);
+  return device && new ServedExport({ group, volume, snapshot }, device, forKernelDevice);
 }

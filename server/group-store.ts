@@ -14,6 +14,7 @@ import type { GroupSpec } from '../engine/group-spec.ts';
 import { checkName } from '../engine/names.ts';
 import { syncFolder } from './durable-file.ts';
 import type { EventLog } from './events.ts';
+import { controlOf, type GroupControl } from './group-control.ts';
 import type { Logger } from './logger.ts';
 import { refuseInside } from './outside-file.ts';
 
@@ -32,7 +33,7 @@ export interface GroupStoreOptions {
 
 export class GroupStore {
   readonly #options: GroupStoreOptions;
-  readonly #open = new Map<string, Group>();
+  readonly #open = new Map<string, GroupControl>();
   readonly #failed = new Map<string, string>();
   /** Groups that are being created or deleted: everybody else has to wait. */
   readonly #changing = new Set<string>();
@@ -41,7 +42,7 @@ export class GroupStore {
     this.#options = options;
   }
 
-  get groups(): ReadonlyMap<string, Group> {
+  get groups(): ReadonlyMap<string, GroupControl> {
     return this.#open;
   }
 
@@ -61,7 +62,7 @@ export class GroupStore {
   }
 
   /** The open group. Throws `not-found`; `unavailable` with the reason for one that failed. */
-  require(name: string): Group {
+  require(name: string): GroupControl {
     const group = this.#open.get(name);
     if (group !== undefined) return group;
     const reason = this.#failed.get(name);
@@ -71,7 +72,7 @@ export class GroupStore {
   }
 
   /** Durable when it resolves; when it rejects nothing is left of it. */
-  async create(spec: GroupSpec): Promise<Group> {
+  async create(spec: GroupSpec): Promise<GroupControl> {
     checkName('group', spec.name);
     if (this.#open.has(spec.name) || this.#failed.has(spec.name)) {
       throw new EngineError(
@@ -81,11 +82,11 @@ export class GroupStore {
     }
     return this.#changingOne(spec.name, async () => {
       const path = this.#pathOf(spec.name);
-      let group: Group;
+      let group: GroupControl;
       try {
         const folder = await this.#options.openFolder(path);
         await this.#refuseFilesOfOurs(spec);
-        group = await Group.create(folder, spec, this.#options.clock);
+        group = controlOf(await Group.create(folder, spec, this.#options.clock));
       } catch (error) {
         // The engine has removed what it made. What else is there is somebody's, and stays.
         await removeEmptyFolders(path);
@@ -152,7 +153,7 @@ export class GroupStore {
   async #openOne(name: string): Promise<void> {
     const { clock, events, logger, openFolder } = this.#options;
     try {
-      const group = await Group.open(await openFolder(this.#pathOf(name)), clock);
+      const group = controlOf(await Group.open(await openFolder(this.#pathOf(name)), clock));
       if (group.name !== name) {
         await group.close();
         throw new EngineError(
@@ -190,7 +191,7 @@ export class GroupStore {
   }
 
   /** Takes an open group in, and listens to what goes wrong in it. */
-  #adopt(group: Group): void {
+  #adopt(group: GroupControl): void {
     const { events, logger } = this.#options;
     this.#open.set(group.name, group);
     for (const warning of group.warnings) {

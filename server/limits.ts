@@ -48,8 +48,10 @@ export const RECEIVE_BUFFER_BYTES = 256 * KIB;
 export const RECEIVE_SLAB_BYTES = LARGE_REQUEST_BYTES + HEADER_ROOM_BYTES + RECEIVE_BUFFER_BYTES;
 /** Replies are gathered in buffers of this size, and each is sent in one write. */
 export const OUTPUT_BUFFER_BYTES = LARGE_REQUEST_BYTES + HEADER_ROOM_BYTES;
-/** Extents in one reply to a block status request: 16 KiB of reply with extended headers. */
+/** Extents in one reply to a block status request, of all contexts together: 16 KiB of reply with extended headers. */
 export const MAX_EXTENTS_PER_REPLY = 1024;
+/** Regions that one block status request looks at, for all contexts of changes together: a millisecond or so. A reply may be short. */
+export const MAX_REGIONS_PER_REPLY = 1024 * 1024;
 /** What a block status request that waits is taken to own: its extents, as the engine finds them and as they are sent. */
 export const BLOCK_STATUS_BYTES = 128 * KIB;
 /** A connection has moved when it has moved so many bytes: dripping is no progress. */

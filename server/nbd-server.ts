@@ -103,11 +103,12 @@ export class NbdServer {
     return this.#connections.size;
   }
 
-  /** Ends the sessions of a group's exports, after what they have in flight. */
-  async closeSessions(groupName: string): Promise<void> {
-    const concerned = [...this.#connections].filter(
-      (connection) => connection.transmission?.served.groupName === groupName,
-    );
+  /** Ends the sessions that are meant: what they have in flight is answered, what comes after gets ESHUTDOWN. Resolves when they are gone. */
+  async closeSessions(isMeant: (session: SessionStatus) => boolean): Promise<void> {
+    const concerned = [...this.#connections].filter((connection) => {
+      const status = connection.status();
+      return status !== undefined && isMeant(status);
+    });
     await this.#drain(concerned);
   }
 

@@ -2,7 +2,6 @@ import { EngineError, errnoOf } from '../engine/errors.ts';
 import { NBD_EINVAL, NBD_ENOSPC, NBD_EOVERFLOW, NBD_EPERM, NBD_ESHUTDOWN } from '../protocol/constants.ts';
 import { nbdErrorOf } from '../protocol/errors.ts';
 import type { BlockStatusExtent, ReplyEncoder, ReplyTo } from '../protocol/reply.ts';
-import type { MetaContext } from '../protocol/session.ts';
 import type { Counters } from './counters.ts';
 import type { Logger } from './logger.ts';
 import type { Sender } from './sender.ts';
@@ -15,6 +14,12 @@ const REFUSALS: ReadonlyMap<number, string> = new Map([
   [NBD_EOVERFLOW, 'the read is too large to be sent in one piece'],
   [NBD_ESHUTDOWN, 'the server is shutting down'],
 ]);
+
+/** What a metadata context says of the range of a request, from its start. */
+export interface ContextExtents {
+  readonly contextId: number;
+  readonly extents: readonly BlockStatusExtent[];
+}
 
 /** Writes the replies of one session into the batch of its sender. */
 export class Replies {
@@ -42,12 +47,12 @@ export class Replies {
     this.#sender.advance(this.#sender.used + reply.copy(out, this.#sender.used));
   }
 
-  /** The same extents for each of the contexts, a chunk a context. */
-  blockStatus(to: ReplyTo, contexts: readonly MetaContext[], extents: readonly BlockStatusExtent[]): void {
-    for (const [index, context] of contexts.entries()) {
+  /** A chunk a context. */
+  blockStatus(to: ReplyTo, answers: readonly ContextExtents[]): void {
+    for (const [index, { contextId, extents }] of answers.entries()) {
       const out = this.#sender.room(this.encoder.blockStatusBytes(extents.length));
-      const last = index === contexts.length - 1;
-      const end = this.encoder.writeBlockStatus(out, this.#sender.used, to, context.id, extents, last);
+      const last = index === answers.length - 1;
+      const end = this.encoder.writeBlockStatus(out, this.#sender.used, to, contextId, extents, last);
       this.#sender.advance(end);
     }
   }

@@ -1,4 +1,4 @@
-import type { Volume } from '../engine/volume.ts';
+import type { BlockDevice } from '../engine/block-device.ts';
 import {
   NBD_CMD_BLOCK_STATUS,
   NBD_CMD_CACHE,
@@ -16,42 +16,52 @@ import {
 } from '../protocol/constants.ts';
 import type { BlockStatusExtent, ReplyTo } from '../protocol/reply.ts';
 import type { RequestParser } from '../protocol/request-parser.ts';
-import type { MetaContext } from '../protocol/session.ts';
+import { changedExtents, type ImageOfGroup, type SelectedContext } from './contexts.ts';
 import type { Counters } from './counters.ts';
 import type { Jobs } from './jobs.ts';
 import type { LargeBuffers } from './large-buffers.ts';
-import { BLOCK_STATUS_BYTES, MAX_EXTENTS_PER_REPLY } from './limits.ts';
-import type { Replies } from './replies.ts';
+import { BLOCK_STATUS_BYTES, MAX_EXTENTS_PER_REPLY, MAX_REGIONS_PER_REPLY } from './limits.ts';
+import type { ContextExtents, Replies } from './replies.ts';
 import type { Sender } from './sender.ts';
 
 /** What the service of a session works with; all of it belongs to the session's `Transmission`. */
 export interface ServiceParts {
-  readonly volume: Volume;
+  readonly device: BlockDevice;
   readonly parser: RequestParser;
   readonly replies: Replies;
   readonly jobs: Jobs;
   readonly sender: Sender;
   readonly counters: Counters;
   readonly largeBuffers: LargeBuffers;
+  readonly image: ImageOfGroup;
   /** The contexts that the client selected and that we can tell. */
-  readonly contexts: readonly MetaContext[];
+  readonly contexts: readonly SelectedContext[];
 }
 
 /**
- * Carries out the legal requests of one session: hands each to the volume, at once where the page cache allows, else as a job.
+ * Carries out the legal requests of one session: hands each to its device, at once where the page cache allows, else as a job.
  * The request at hand is the one that the parser read last; a job keeps what it needs of it.
  */
 export class RequestService {
   bytesRead = 0;
   bytesWritten = 0;
+  /** A write was taken at once, and `settle` was not called since: its acknowledgement must not leave. */
+  #unsettled = false;
   readonly #parts: ServiceParts;
-  readonly #volume: Volume;
+  readonly #device: BlockDevice;
   readonly #done: (to: ReplyTo) => void;
 
   constructor(parts: ServiceParts) {
     this.#parts = parts;
-    this.#volume = parts.volume;
+    this.#device = parts.device;
     this.#done = (to) => parts.replies.done(to);
+  }
+
+  /** To be called before acknowledgements leave. Throws when writes that were taken cannot be kept: none of them may be acknowledged. */
+  settle(): void {
+    if (!this.#unsettled) return;
+    this.#device.settle();
+    this.#unsettled = false;
   }
 
   /** Serves the request at hand; the payload of a write is at `buffer[payloadAt]`, and the caller's again on return. */
@@ -67,21 +77,21 @@ export class RequestService {
         this.#write(buffer, payloadAt, offset, length, fua);
         return;
       case NBD_CMD_FLUSH:
-        this.#job(0, this.#volume.flush());
+        this.#job(0, this.#device.flush());
         return;
       case NBD_CMD_TRIM:
-        this.#job(0, this.#thenFlush(this.#volume.trim(offset, length), fua));
+        this.#job(0, this.#thenFlush(this.#device.trim(offset, length), fua));
         return;
       case NBD_CMD_WRITE_ZEROES: {
         const how = {
           mayPunch: (flags & NBD_CMD_FLAG_NO_HOLE) === 0,
           fast: (flags & NBD_CMD_FLAG_FAST_ZERO) !== 0,
         };
-        this.#job(0, this.#thenFlush(this.#volume.writeZeroes(offset, length, how), fua));
+        this.#job(0, this.#thenFlush(this.#device.writeZeroes(offset, length, how), fua));
         return;
       }
       case NBD_CMD_CACHE:
-        this.#job(0, this.#volume.prefetch(offset, length));
+        this.#job(0, this.#device.prefetch(offset, length));
         return;
       case NBD_CMD_BLOCK_STATUS:
         this.#blockStatus(offset, length, (flags & NBD_CMD_FLAG_REQ_ONE) !== 0);
@@ -99,7 +109,7 @@ export class RequestService {
     const out = sender.room(headerBytes + length);
     const at = sender.used;
     try {
-      if (this.#volume.tryRead(out, at + headerBytes, length, offset)) {
+      if (this.#device.tryRead(out, at + headerBytes, length, offset)) {
         replies.encoder.writeReadHeader(out, at, parser, length);
         sender.advance(at + headerBytes + length);
         this.bytesRead += length;
@@ -112,7 +122,7 @@ export class RequestService {
     }
     counters.waited += 1;
     const reply = Buffer.allocUnsafe(headerBytes + length);
-    this.#job(reply.length, this.#volume.read(reply, headerBytes, length, offset), (to) => {
+    this.#job(reply.length, this.#device.read(reply, headerBytes, length, offset), (to) => {
       replies.encoder.writeReadHeader(reply, 0, to, length);
       replies.copied(reply);
       this.bytesRead += length;
@@ -129,8 +139,9 @@ export class RequestService {
     this.bytesWritten += length;
     counters.bytesWritten += length;
     try {
-      if (this.#volume.tryWrite(buffer, payloadAt, length, offset)) {
-        if (fua) this.#job(0, this.#volume.flush());
+      if (this.#device.tryWrite(buffer, payloadAt, length, offset)) {
+        this.#unsettled = true;
+        if (fua) this.#job(0, this.#settledFlush());
         else replies.done(parser);
         return;
       }
@@ -142,7 +153,7 @@ export class RequestService {
     // The payload lies in memory that the next read reuses: the job gets a copy.
     const payload = Buffer.allocUnsafe(length);
     buffer.copy(payload, 0, payloadAt, payloadAt + length);
-    this.#job(length, this.#thenFlush(this.#volume.write(payload, 0, length, offset), fua));
+    this.#job(length, this.#thenFlush(this.#device.write(payload, 0, length, offset), fua));
   }
 
   /** A read too large for a batch. `release` is called when its memory is free again. */
@@ -161,7 +172,7 @@ export class RequestService {
       this.bytesRead += length;
       counters.bytesRead += length;
     };
-    this.#job(0, this.#volume.read(reply, headerBytes, length, offset), answer, free);
+    this.#job(0, this.#device.read(reply, headerBytes, length, offset), answer, free);
   }
 
   /** A write whose payload has a buffer of its own, and has come whole. `release` is called when that buffer is free again. */
@@ -169,25 +180,56 @@ export class RequestService {
     const { jobs, counters } = this.#parts;
     this.bytesWritten += payload.length;
     counters.bytesWritten += payload.length;
-    const written = this.#thenFlush(this.#volume.write(payload, 0, payload.length, offset), fua);
+    const written = this.#thenFlush(this.#device.write(payload, 0, payload.length, offset), fua);
     jobs.start(to, 0, written.finally(release), this.#done);
   }
 
   #blockStatus(offset: number, length: number, one: boolean): void {
-    let extents: BlockStatusExtent[] = [];
-    const found = this.#volume.allocation(offset, length, one ? 1 : MAX_EXTENTS_PER_REPLY).then((runs) => {
-      extents = runs.map((run) => ({
-        lengthBytes: run.lengthBytes,
-        flags: (run.hole ? NBD_STATE_HOLE : 0) | (run.zero ? NBD_STATE_ZERO : 0),
-      }));
+    let answers: ContextExtents[] = [];
+    const found = this.#extentsOfAll(offset, length, one).then((all) => {
+      answers = all;
     });
-    const { replies, contexts } = this.#parts;
-    this.#job(one ? 0 : BLOCK_STATUS_BYTES, found, (to) => replies.blockStatus(to, contexts, extents));
+    this.#job(one ? 0 : BLOCK_STATUS_BYTES, found, (to) => this.#parts.replies.blockStatus(to, answers));
+  }
+
+  /** The extents of each context; each begins at the offset and ends where it likes. Of one that cannot be told, all are refused. */
+  async #extentsOfAll(offset: number, length: number, one: boolean): Promise<ContextExtents[]> {
+    const { contexts } = this.#parts;
+    const maxExtents = one ? 1 : Math.max(1, Math.floor(MAX_EXTENTS_PER_REPLY / contexts.length));
+    const answers: ContextExtents[] = [];
+    for (const context of contexts) {
+      const extents =
+        context.kind === 'allocation'
+          ? await this.#allocation(offset, length, maxExtents)
+          : changedExtents(this.#parts.image, context.since, {
+              offsetBytes: offset,
+              lengthBytes: length,
+              regionBytes: this.#device.regionBytes,
+              maxExtents,
+              maxRegions: Math.ceil(MAX_REGIONS_PER_REPLY / contexts.length),
+            });
+      answers.push({ contextId: context.id, extents });
+    }
+    return answers;
+  }
+
+  async #allocation(offset: number, length: number, maxExtents: number): Promise<BlockStatusExtent[]> {
+    const runs = await this.#device.allocation(offset, length, maxExtents);
+    return runs.map((run) => ({
+      lengthBytes: run.lengthBytes,
+      flags: (run.hole ? NBD_STATE_HOLE : 0) | (run.zero ? NBD_STATE_ZERO : 0),
+    }));
+  }
+
+  /** A flush covers what was acknowledged; the write that it is to cover here is not, so it is settled first. */
+  async #settledFlush(): Promise<void> {
+    this.settle();
+    await this.#device.flush();
   }
 
   async #thenFlush(work: Promise<void>, fua: boolean): Promise<void> {
     await work;
-    if (fua) await this.#volume.flush();
+    if (fua) await this.#device.flush();
   }
 
   /** Makes a job of the request at hand. */

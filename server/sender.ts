@@ -13,6 +13,8 @@ const PIECE_BYTES = 256 * KIB;
  * belongs to the sender; when it is sent it belongs to the socket until the socket has passed it on, and goes back to the pool then.
  * While the socket still has one, the next is filled up before it is sent, so that a client that takes its replies slowly
  * holds few buffers, however small the replies are.
+ *
+ * Nothing reaches the socket but through the **gate**: what the replies promise is made good there, once for all that leave together.
  */
 export class Sender {
   readonly #socket: Socket;
@@ -27,6 +29,9 @@ export class Sender {
     readonly release: (() => void) | null;
   }[] = [];
   #socketBytes = 0;
+  /** Something was not let through the gate: nothing leaves any more. */
+  #shut = false;
+  readonly #gate: () => boolean;
   #flushScheduled = false;
   readonly #flushNow = (): void => {
     this.#flushScheduled = false;
@@ -34,11 +39,15 @@ export class Sender {
   };
   readonly #written = (error?: Error | null): void => this.#onWritten(error);
 
-  /** `progress` is called when the socket has passed so many bytes on. */
-  constructor(socket: Socket, pool: BufferPool, progress: (byteCount: number) => void) {
+  /**
+   * `progress` is called when the socket has passed so many bytes on. `gate` is called before bytes are handed to the socket; when it
+   * returns false they are dropped, and so is everything after them: whoever owns the gate ends the connection.
+   */
+  constructor(socket: Socket, pool: BufferPool, progress: (byteCount: number) => void, gate: () => boolean) {
     this.#socket = socket;
     this.#pool = pool;
     this.#progress = progress;
+    this.#gate = gate;
   }
 
   /** Bytes gathered or handed to the socket, and not yet taken by the kernel. */
@@ -111,6 +120,11 @@ export class Sender {
   }
 
   #write(buffer: Buffer, bytes: Buffer, release: (() => void) | null): void {
+    if (this.#shut || !this.#gate()) {
+      this.#shut = true;
+      this.#giveBack(buffer, release);
+      return;
+    }
     this.#sent.push({ buffer, byteCount: bytes.length, release });
     this.#socketBytes += bytes.length;
     this.#socket.write(bytes, this.#written);
@@ -121,11 +135,15 @@ export class Sender {
     const done = this.#sent.shift();
     assert(done !== undefined, 'the socket completed a write that was not made');
     this.#socketBytes -= done.byteCount;
-    if (done.release === null) this.#pool.giveBack(done.buffer);
-    else done.release();
+    this.#giveBack(done.buffer, done.release);
     if (error) return;
     this.flush();
     this.#progress(done.byteCount);
+  }
+
+  #giveBack(buffer: Buffer, release: (() => void) | null): void {
+    if (release === null) this.#pool.giveBack(buffer);
+    else release();
   }
 }
 

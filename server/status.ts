@@ -1,8 +1,8 @@
 /** What `status` says of a group and of a device. */
-import type { Group } from '../engine/group.ts';
 import { formatNbdUri, type NbdUri } from '../protocol/uri.ts';
 import type { SessionStatus } from './connection.ts';
 import type { DeviceView, GroupStatus, VolumeStatus } from './control/schemas.ts';
+import type { GroupControl } from './group-control.ts';
 import type { AttachedDevice } from './kernel/kernel-devices.ts';
 
 /** What surrounds the groups when their status is taken. */
@@ -13,7 +13,7 @@ export interface StatusContext {
   readonly localUri: NbdUri | undefined;
 }
 
-export function groupStatusOf(group: Group, context: StatusContext): GroupStatus {
+export function groupStatusOf(group: GroupControl, context: StatusContext): GroupStatus {
   return {
     name: group.name,
     id: group.id,

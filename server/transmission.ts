@@ -1,5 +1,4 @@
 import {
-  BASE_ALLOCATION,
   NBD_CMD_DISC,
   NBD_CMD_FLAG_FUA,
   NBD_CMD_READ,
@@ -11,6 +10,7 @@ import { ReplyEncoder, type ReplyMode } from '../protocol/reply.ts';
 import { payloadIsTolerable, type TransmissionRules, validateRequest } from '../protocol/request.ts';
 import { RequestParser } from '../protocol/request-parser.ts';
 import type { NegotiatedSession } from '../protocol/session.ts';
+import { resolveContexts } from './contexts.ts';
 import type { Counters } from './counters.ts';
 import type { ServedExport } from './exports.ts';
 import { Jobs } from './jobs.ts';
@@ -48,10 +48,10 @@ export interface TransmissionHost extends PermitHolder {
 }
 
 /**
- * The transmission phase of one connection: the way of a request from the bytes received to the volume, and of its reply back.
+ * The transmission phase of one connection: the way of a request from the bytes received to the device, and of its reply back.
  *
  * 1. `consume` reads a header in place, judges it, and waits for the whole payload.
- * 2. `RequestService` hands it to the volume at once (`tryRead`, `tryWrite`: the page cache), and the reply is written into the batch.
+ * 2. `RequestService` hands it to the device at once (`tryRead`, `tryWrite`: the page cache), and the reply is written into the batch.
  *    No promise, no closure and no object is made on this way.
  * 3. What cannot be done at once (a cold read, a flush, a trim, a large request) becomes a job, with memory of its own.
  *
@@ -89,15 +89,16 @@ export class Transmission {
       ended: () => this.#jobEnded(),
       bug: (error) => host.bug(error),
     });
-    const contexts = session.contexts.filter((context) => context.name === BASE_ALLOCATION);
+    const contexts = resolveContexts(served.image, session.contexts);
     this.#service = new RequestService({
-      volume: served.volume,
+      device: served.device,
       parser: this.#parser,
       replies: this.#replies,
       jobs: this.#jobs,
       sender: host.sender,
       counters: host.counters,
       largeBuffers: host.largeBuffers,
+      image: served.image,
       contexts,
     });
     this.rules = {
@@ -129,6 +130,11 @@ export class Transmission {
 
   get draining(): boolean {
     return this.#draining;
+  }
+
+  /** See `RequestService.settle`. */
+  settle(): void {
+    this.#service.settle();
   }
 
   /** Takes whole requests from `buffer[start, end)`; returns up to where it took them (see `Receiver`). */

@@ -34,11 +34,16 @@ class SlowSocket {
   }
 }
 
-function make(): { socket: SlowSocket; pool: BufferPool; sender: Sender; progress: number[] } {
+function make(gate: () => boolean = () => true): {
+  socket: SlowSocket;
+  pool: BufferPool;
+  sender: Sender;
+  progress: number[];
+} {
   const socket = new SlowSocket();
   const pool = new BufferPool(BATCH_BYTES, 4);
   const progress: number[] = [];
-  const sender = new Sender(socket as unknown as Socket, pool, (byteCount) => progress.push(byteCount));
+  const sender = new Sender(socket as unknown as Socket, pool, (byteCount) => progress.push(byteCount), gate);
   return { socket, pool, sender, progress };
 }
 
@@ -108,4 +113,34 @@ t.test('a connection that breaks gives all buffers back', async (t) => {
   t.equal(pool.lent, 0);
   t.equal(sender.unsentBytes, 0);
   t.strictSame(progress, [], 'bytes that were lost are no progress');
+});
+
+t.test('nothing reaches the socket but through the gate, and nothing after it stayed shut', async (t) => {
+  const steps: string[] = [];
+  let open = true;
+  const { socket, pool, sender } = make(() => {
+    steps.push(`gate with ${socket.waiting} in the socket`);
+    return open;
+  });
+  reply(sender, Buffer.alloc(16));
+  reply(sender, Buffer.alloc(16));
+  t.strictSame(steps, [], 'what is gathered has not left');
+  sender.flush();
+  t.strictSame(steps, ['gate with 0 in the socket'], 'asked once, and first');
+  t.equal(socket.waiting, 1);
+  open = false;
+  reply(sender, Buffer.alloc(16));
+  let released = 0;
+  sender.sendOwned(Buffer.alloc(600 * 1024), () => {
+    released += 1;
+  });
+  open = true;
+  reply(sender, Buffer.alloc(16));
+  sender.flushAll();
+  t.equal(socket.waiting, 1, 'it does not open again');
+  t.equal(released, 1);
+  t.equal(steps.length, 2);
+  socket.pass();
+  t.equal(sender.unsentBytes, 0);
+  t.equal(pool.lent, 0);
 });

@@ -1,8 +1,8 @@
 /** What clients may do to us on the wire, and what the others see of it. */
 import t from 'tap';
-import type { Group } from '../../engine/group.ts';
 import * as nbd from '../../protocol/constants.ts';
 import { MAX_OPTIONS_PER_HANDSHAKE, MAX_PAYLOAD_BYTES } from '../../protocol/limits.ts';
+import { controlOf } from '../../server/group-control.ts';
 import { LARGE_REQUEST_BYTES } from '../../server/limits.ts';
 import { exportNameHandshake, RawSession, requestBytes } from '../fixtures/raw-session.ts';
 import { startTestServer, until } from '../fixtures/test-server.ts';
@@ -181,7 +181,7 @@ t.test('a client that asks in its handshake and takes no answer is closed', asyn
   const server = await startTestServer(t, { limits: { handshakeTimeoutMs: 600_000 } });
   for (let number = 0; number < 40; number += 1) {
     const name = `${'n'.repeat(60)}${number}`;
-    server.exports.add({ name, role: 'primary', volumes: server.group.volumes } as Group);
+    server.exports.add(controlOf({ name, role: 'primary', volumes: server.group.volumes }));
   }
   const socket = await server.rawSocket();
   socket.pause();
@@ -232,7 +232,7 @@ t.test('the default export is the only one, or none', async (t) => {
   const server = await startTestServer(t);
   t.equal(server.exports.find('')?.name, 'g/v');
   const other = await startTestServer(t);
-  server.exports.add({ ...other.group, name: 'h', volumes: other.group.volumes } as typeof other.group);
+  server.exports.add(controlOf({ name: 'h', role: 'primary', volumes: other.group.volumes }));
   t.equal(server.exports.find(''), undefined);
   server.exports.remove('h');
   t.equal(server.exports.find('')?.name, 'g/v');
