@@ -39,31 +39,26 @@ import type { RegionIndex } from '../units.ts';
 import {
   decodeActivity,
   decodeHeaders,
-  decodeSector,
   encodeActivity,
   encodeHeaders,
   encodeSectors,
   type MapIdentity,
   mapFileBytes,
   regionCount,
-  sectorCount,
   zoneRegions,
 } from './map-format.ts';
+import { loadSectors, regionsOfSectors } from './map-sectors.ts';
 import { PAGE_REGIONS, RegionMap, type RegionMapView } from './region-map.ts';
 
 /** Pause between two rounds of the background writer. */
 const ROUND_DELAY_MS = 2000;
 /** Pages of the map written in one round: 1.3 MB, and half a terabyte of volume at 64 KiB a region. */
 const PAGES_PER_ROUND = 256;
-/** Sectors read at once when a file is opened: 1 MiB, and the extents asked for at once meanwhile. */
-const SECTORS_PER_READ = 2048;
-const EXTENTS_PER_READ = 256;
 
 export class MapFile {
   readonly #disk: Disk;
   readonly #clock: Clock;
   readonly #map: RegionMap;
-  readonly #sectors: number;
   readonly #zoneRegions: number;
   readonly #zones: number;
   /** A byte for each zone: 1 when it is active, in memory and on disk. */
@@ -77,6 +72,8 @@ export class MapFile {
   #round: Promise<unknown> | undefined;
   #closed = false;
   readonly #warnings: string[] = [];
+  /** How often a failed sync was forgiven: what was written before is no more known to be durable after the next sync. */
+  #forgiven = 0;
   /** Called once when the map can no longer be kept durable; see `failure`. */
   onFailure: ((reason: string) => void) | undefined;
 
@@ -84,7 +81,6 @@ export class MapFile {
     this.#disk = disk;
     this.#clock = clock;
     this.#map = new RegionMap(regionCount(identity));
-    this.#sectors = sectorCount(identity);
     this.#zoneRegions = zoneRegions(identity);
     this.#zones = Math.ceil(this.#map.length / this.#zoneRegions);
     this.#active = new Uint8Array(this.#zones);
@@ -138,6 +134,16 @@ export class MapFile {
     return this.#disk.failure;
   }
 
+  /**
+   * Lets the map be tried again after a sync that failed, where a mark that failed can be asked for again (rule L6). Sound, because everything that
+   * was under way then counts as failed, and is written again: the activity sector is always written whole.
+   */
+  forgive(): void {
+    this.#forgiven++;
+    this.#disk.forgive();
+    this.#arm();
+  }
+
   /** Marks regions `first` up to `end`, exclusive. False, and nothing done, when that has to wait for the disk: take `mark`. */
   tryMark(first: RegionIndex, end: RegionIndex): boolean {
     const lastZone = Math.floor((end - 1) / this.#zoneRegions);
@@ -162,10 +168,11 @@ export class MapFile {
   /** Writes the activity sector as it has to be now, with the zones that are wanted, and makes those active. */
   async #writeActivity(): Promise<void> {
     const wanted = [...this.#wanted];
+    const forgiven = this.#forgiven;
     const bit = (zone: number) => this.#active[zone] === 1 || this.#wanted.has(zone);
     encodeActivity(this.#activitySector, this.#zones, bit);
     await this.#disk.write(this.#activitySector, 0, SECTOR_BYTES, MAP_ACTIVITY_OFFSET_BYTES);
-    await this.#sync();
+    await this.#sync(forgiven);
     for (const zone of wanted) {
       this.#wanted.delete(zone);
       this.#setActive(zone, 1);
@@ -179,7 +186,8 @@ export class MapFile {
     this.#activeCount += active === 1 ? 1 : -1;
   }
 
-  async #sync(): Promise<void> {
+  /** Makes durable what was written since `#forgiven` was `forgiven`. */
+  async #sync(forgiven: number): Promise<void> {
     try {
       await this.#disk.sync();
     } catch (error) {
@@ -188,6 +196,8 @@ export class MapFile {
       tell?.(error instanceof Error ? error.message : String(error));
       throw error;
     }
+    if (forgiven !== this.#forgiven)
+      throw new EngineError('disk', 'a sync of the region map failed meanwhile', { errno: 'EIO' });
   }
 
   /** Has a round run soon, while there is something to write or to retire. */
@@ -210,9 +220,10 @@ export class MapFile {
    */
   async #runRound(onlyQuiet: boolean): Promise<boolean> {
     const pages = this.#map.takeDirty(PAGES_PER_ROUND);
+    const forgiven = this.#forgiven;
     try {
       for (const page of pages) await this.#writePage(page);
-      if (pages.length > 0) await this.#sync();
+      if (pages.length > 0) await this.#sync(forgiven);
       const busy = new Set(onlyQuiet ? pages : []);
       if (this.#retire(busy)) await this.#activityRun.join();
       return true;
@@ -258,7 +269,7 @@ export class MapFile {
   async #writeHeaders(identity: MapIdentity, flags: number): Promise<void> {
     const headers = encodeHeaders(identity, flags);
     await this.#disk.write(headers, 0, headers.length, 0);
-    await this.#sync();
+    await this.#sync(this.#forgiven);
   }
 
   /** Neither header is intact, so nothing in the file can be believed. */
@@ -280,7 +291,7 @@ export class MapFile {
     const active = decodeActivity(sector);
     if (active === undefined)
       this.#warnings.push("the map file's activity sector is damaged: every region counts as written");
-    await this.#loadSectors();
+    await this.#loadMap();
     for (let zone = 0; zone < this.#zones; zone++) {
       const bits = active?.[zone >>> 3] ?? 0xff;
       if (((bits >>> (zone & 7)) & 1) === 0) continue;
@@ -288,47 +299,23 @@ export class MapFile {
       const firstRegion = zone * this.#zoneRegions;
       this.#map.setRange(firstRegion, Math.min(this.#map.length, firstRegion + this.#zoneRegions));
     }
-    // A damaged sector is not durably active, as (1) wants it; and the next crash must not find it blank.
-    if (active === undefined) await this.#writeActivity();
+    // A damaged sector is not durably active, as (1) wants it; an intact one may be in the page cache alone, after a sync that failed in a
+    // process that is gone (rule L6). This makes both durable, and the sectors that were read as well.
+    await this.#writeActivity();
   }
 
-  /** Reads what is not a hole: the map of a petabyte has gigabytes, most of which were never written. */
-  async #loadSectors(): Promise<void> {
-    const endBytes = this.#sectors * SECTOR_BYTES;
-    const damaged: number[] = [];
-    for (let at = 0; at < endBytes; ) {
-      const from = MAP_SECTORS_OFFSET_BYTES + at;
-      const extents = await this.#disk.extents(from, endBytes - at, EXTENTS_PER_READ);
-      for (const extent of extents) {
-        const stop = at + extent.lengthBytes;
-        if (!extent.zero) await this.#loadRange(at, stop, damaged);
-        at = stop;
-      }
-    }
-    // The bits that were read are durable as they stand; those that stand for damage are to be written.
+  /** Loads the map as it was written last. */
+  async #loadMap(): Promise<void> {
+    const damaged = await loadSectors(this.#disk, MAP_SECTORS_OFFSET_BYTES, this.#map);
+    // The bits that were read will be durable as they stand; those that stand for damage are to be written.
     this.#map.takeDirty(this.#map.pageCount);
     for (const number of damaged) {
-      const lastRegion = Math.min(this.#map.length, (number + 1) * MAP_SECTOR_REGIONS) - 1;
-      this.#map.markDirty(Math.floor((number * MAP_SECTOR_REGIONS) / PAGE_REGIONS));
-      this.#map.markDirty(Math.floor(lastRegion / PAGE_REGIONS));
+      const { first, end } = regionsOfSectors(number, number + 1, this.#map.length);
+      this.#map.markDirty(Math.floor(first / PAGE_REGIONS));
+      this.#map.markDirty(Math.floor((end - 1) / PAGE_REGIONS));
     }
     if (damaged.length > 0)
       this.#warnings.push(`${damaged.length} sectors of the map are damaged: their regions count as written`);
-  }
-
-  /** Loads the sectors that bytes `startBytes` to `endBytes` of the map touch. Extents need not begin on sectors. */
-  async #loadRange(startBytes: number, endBytes: number, damaged: number[]): Promise<void> {
-    const last = Math.ceil(endBytes / SECTOR_BYTES);
-    for (let sector = Math.floor(startBytes / SECTOR_BYTES); sector < last; ) {
-      const count = Math.min(SECTORS_PER_READ, last - sector);
-      const bytes = Buffer.alloc(count * SECTOR_BYTES);
-      await this.#disk.read(bytes, 0, bytes.length, MAP_SECTORS_OFFSET_BYTES + sector * SECTOR_BYTES);
-      for (let i = 0; i < count; i++) {
-        const one = bytes.subarray(i * SECTOR_BYTES, (i + 1) * SECTOR_BYTES);
-        if (!decodeSector(one, this.#map, sector + i)) damaged.push(sector + i);
-      }
-      sector += count;
-    }
   }
 
   /**

@@ -56,7 +56,8 @@ export function mapFileBytes(identity: MapIdentity): number {
   return Math.ceil(bytes / MAP_BLOCK_BYTES) * MAP_BLOCK_BYTES;
 }
 
-function uuidBytes(id: string): Buffer {
+/** The 16 bytes of a UUID. */
+export function uuidBytes(id: string): Buffer {
   return Buffer.from(id.replaceAll('-', ''), 'hex');
 }
 
@@ -137,7 +138,8 @@ export function encodeSectors(target: Buffer, map: RegionMap, firstSector: numbe
   }
 }
 
-const blankSector = Buffer.alloc(SECTOR_BYTES);
+/** A sector that was never written. Never written to. */
+export const blankSector = Buffer.alloc(SECTOR_BYTES);
 
 /**
  * Adds a sector's regions to the map. A blank sector was never written, and has none; one that is not intact, or lies in the wrong
