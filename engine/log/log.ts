@@ -1,0 +1,673 @@
+/**
+ * The log of a group: every write in order, in a ring on a disk (rules L1 to L9; `docs/formats.md` has the bytes).
+ *
+ * Four positions, always in this order, each moved by one thing only:
+ *
+ *   tail ≤ durable ≤ written ≤ end
+ *
+ *   end      an append copies a record into the open batch
+ *   written  `writeOut` seals the open batch and hands it to the kernel: a killed process cannot lose it
+ *   durable  a sync that began after the write-out has ended well: a power cut cannot lose it
+ *   tail     a superblock that frees what is below is durable: that space may be written again (rule L7)
+ *
+ * What is written ends on a page boundary, with zeroes: the kernel then never reads a page in part, and the zeroes stand where the next header would.
+ * So a page beyond the end is kept free. The batch after it overwrites them.
+ */
+import type { Clock, Timer } from '../clock.ts';
+import type { Disk } from '../disk/disk.ts';
+import { assert, EngineError, errnoOf } from '../errors.ts';
+import {
+  LOG_BATCH_CONTROL,
+  LOG_BATCH_MORE,
+  LOG_RECORD_MAY_PUNCH,
+  LOG_RECORD_WRITE,
+  LOG_RECORD_ZEROES,
+  LOG_RING_OFFSET_BYTES,
+} from '../formats.ts';
+import { SharedRun } from '../shared-run.ts';
+import { type ByteOffset, KIB, LOG_SECTOR_BYTES, type Lsn, MIB } from '../units.ts';
+import {
+  BATCH_HEADER_BYTES,
+  BatchSealer,
+  HeaderReader,
+  LogBatch,
+  type LogIdentity,
+  type LogRecord,
+  MAX_BATCH_BYTES,
+  MAX_RECORD_BYTES,
+  MAX_ZEROES_BYTES,
+  RECORD_HEADER_BYTES,
+  sectorsOf,
+  writeRecordHeader,
+} from './record.ts';
+import { PAGE_SECTORS, pageAligned, Ring } from './ring.ts';
+import { gap, refuseGap, type ScanFrom, type ScanResult, scan } from './scan.ts';
+import { type Slab, SlabPool } from './slabs.ts';
+import { type LogState, Superblocks } from './superblock.ts';
+
+/** The smallest ring, in bytes. */
+export const MIN_LOG_BYTES = 256 * KIB;
+
+const PAGE_BYTES = PAGE_SECTORS * LOG_SECTOR_BYTES;
+/** Share of the ring that one batch may take, and that may be written and not durable. */
+const RING_SHARE = 4;
+/** Written and not durable, in bytes, at most: beyond it appends wait. It bounds what a power cut loses and how far a scan looks ahead. */
+const MAX_UNSYNCED_BYTES = 16 * MIB;
+/** Of the ring, kept for control records: those that free space must find some (rule L7). */
+const MIN_RESERVE_BYTES = 64 * KIB;
+const RESERVE_SHARE = 16;
+/** A sync begins by itself when so much is not durable, in bytes, and in any case after so long (rule L9). */
+const SYNC_BYTES = 1 * MIB;
+const SYNC_DELAY_MS = 5;
+/** Between two looks at a disk that holds up writers. */
+const PACE_DELAY_MS = 5;
+
+export class Log {
+  readonly #disk: Disk;
+  readonly #clock: Clock;
+  readonly #ring: Ring;
+  readonly #headers: HeaderReader;
+  readonly #sealer: BatchSealer;
+  readonly #superblocks: Superblocks;
+  readonly #pool: SlabPool;
+  readonly #maxBatchBytes: number;
+  readonly #maxUnsyncedSectors: number;
+  readonly #reserveSectors: number;
+  readonly generation: number;
+  /** Payload of a write record at most, in bytes: `MAX_RECORD_BYTES`, or what a small ring takes. A multiple of 4096. */
+  readonly maxRecordBytes: number;
+
+  #tailLsn: Lsn;
+  #tailCrc: number;
+  #durableLsn: Lsn;
+  #writtenLsn: Lsn;
+  #endLsn: Lsn;
+  #allocated: boolean;
+
+  /** The batch that takes records, its start in the slab, and its length so far. */
+  #batch: LogBatch | undefined;
+  #slab: Slab | undefined;
+  #start = 0;
+  #lengthBytes = 0;
+
+  /** Where the next superblock puts the tail, and whether it says that the ring is allocated. */
+  #nextTailLsn: Lsn;
+  #nextAllocated: boolean;
+  readonly #superblockRun = new SharedRun(() => this.#writeSuperblock());
+  readonly #syncRun = new SharedRun(() => this.#syncNow());
+  #syncing = false;
+  /** Something but the ring was written: the next sync may not be left out. */
+  #unsyncedSuperblock = false;
+  #timer: Timer | undefined;
+  #roomWanted = false;
+  #pacing = false;
+  #allocating: Promise<void> | undefined;
+  #closed = false;
+  #closing: Promise<void> | undefined;
+  #failure: EngineError | undefined;
+
+  /** Called once, when a write or sync of the log failed; see `failure`. */
+  onFailure: ((error: EngineError) => void) | undefined;
+  /** `durableLsn` has advanced. */
+  onDurable: (() => void) | undefined;
+  /** What was refused may be tried again: it may be refused again. */
+  onRoom: (() => void) | undefined;
+
+  private constructor(disk: Disk, clock: Clock, superblocks: Superblocks, state: LogState, crc: number) {
+    this.#disk = disk;
+    this.#clock = clock;
+    this.#superblocks = superblocks;
+    this.#ring = new Ring(disk, state.ringBytes);
+    this.#headers = new HeaderReader(superblocks.identity);
+    this.#sealer = new BatchSealer(superblocks.identity, crc);
+    this.generation = superblocks.identity.generation;
+    this.#tailLsn = state.tailLsn;
+    this.#nextTailLsn = state.tailLsn;
+    this.#tailCrc = state.tailCrc;
+    this.#durableLsn = state.endLsn;
+    this.#writtenLsn = state.endLsn;
+    this.#endLsn = state.endLsn;
+    this.#allocated = state.allocated;
+    this.#nextAllocated = state.allocated;
+    this.#maxBatchBytes = maxBatchBytes(state.ringBytes);
+    this.#maxUnsyncedSectors = maxUnsyncedSectors(state.ringBytes);
+    this.#reserveSectors = sectorsOf(Math.max(MIN_RESERVE_BYTES, state.ringBytes / RESERVE_SHARE));
+    const most = this.#maxBatchBytes - BATCH_HEADER_BYTES - RECORD_HEADER_BYTES;
+    this.maxRecordBytes = Math.min(MAX_RECORD_BYTES, Math.floor(most / PAGE_BYTES) * PAGE_BYTES);
+    // A batch with the largest record, the rest of its last sector, and the zeroes up to a page.
+    this.#pool = new SlabPool(this.maxRecordBytes + 2 * PAGE_BYTES);
+  }
+
+  /** Size of a disk for a ring, in bytes. */
+  static bytesNeeded(ringBytes: number): number {
+    return LOG_RING_OFFSET_BYTES + ringBytes;
+  }
+
+  /**
+   * Makes a log in a disk, of which the superblocks are written and the ring is left as it is. The ring takes the whole disk unless told. Durable
+   * when the promise resolves.
+   */
+  static async create(
+    disk: Disk,
+    options: LogIdentity & { readonly firstLsn: Lsn; readonly ringBytes?: number },
+  ): Promise<void> {
+    const room = Math.floor((disk.sizeBytes - LOG_RING_OFFSET_BYTES) / PAGE_BYTES) * PAGE_BYTES;
+    const ringBytes = options.ringBytes ?? room;
+    assert(ringBytes % PAGE_BYTES === 0 && ringBytes <= room, 'the ring is made of pages and fits the disk');
+    assert(ringBytes >= MIN_LOG_BYTES, 'the ring is large enough');
+    const { firstLsn } = options;
+    const state = { ringBytes, tailLsn: firstLsn, tailCrc: 0, endLsn: firstLsn, allocated: false };
+    await Superblocks.create(disk, options, state);
+  }
+
+  /**
+   * Opens a log, which owns the disk then. Returns the batches from `checkpointLsn` on, in order, without payload: see `readPayload`. All of them
+   * are durable; what was torn is cut off, durably, before (rule L5). Throws `corrupt` where something is missing that was durable, or for another
+   * group's log; `unsupported` for a later version; `disk`.
+   */
+  static async open(
+    disk: Disk,
+    options: { readonly groupId: string },
+    checkpointLsn: Lsn,
+    clock: Clock,
+  ): Promise<{ log: Log; batches: LogBatch[]; warnings: string[] }> {
+    // What this process reads may still be in the page cache only, from one that was killed.
+    await disk.sync();
+    const { superblocks, state, warnings } = await Superblocks.open(disk, options.groupId);
+    const ring = new Ring(disk, state.ringBytes);
+    const headers = new HeaderReader(superblocks.identity);
+    const { tailLsn, tailCrc } = state;
+    if (checkpointLsn < tailLsn) throw gap(checkpointLsn, tailLsn);
+    const from = { ring, headers, tailLsn, tailCrc, wantedLsn: checkpointLsn };
+    const found = state.allocated
+      ? await scan(from)
+      : { batches: [], endLsn: tailLsn, endCrc: tailCrc, torn: false };
+    await refuse(from, found, state);
+    const log = new Log(disk, clock, superblocks, { ...state, endLsn: found.endLsn }, found.endCrc);
+    if (found.torn)
+      warnings.push(`the log was torn at LSN ${found.endLsn}, as by a power cut: what follows is dropped`);
+    if (state.allocated) await log.#begin();
+    return { log, batches: found.batches, warnings };
+  }
+
+  /** Spoils what would be the first header after the end, and makes the end durable (rule L5). */
+  async #begin(): Promise<void> {
+    await this.#ring.write(this.#endLsn, Buffer.alloc(LOG_SECTOR_BYTES));
+    await this.#superblockRun.join();
+    this.#sealer.run = this.#superblocks.sequence % 2 ** 32;
+  }
+
+  get tailLsn(): Lsn {
+    return this.#tailLsn;
+  }
+
+  /** Below it everything is durable. */
+  get durableLsn(): Lsn {
+    return this.#durableLsn;
+  }
+
+  /** Below it everything is with the kernel. */
+  get writtenLsn(): Lsn {
+    return this.#writtenLsn;
+  }
+
+  /** LSN that the next batch gets once the open one is sealed. */
+  get endLsn(): Lsn {
+    return this.#endLsn;
+  }
+
+  get capacityBytes(): number {
+    return this.#ring.sectors * LOG_SECTOR_BYTES;
+  }
+
+  get usedBytes(): number {
+    return (this.#endLsn - this.#tailLsn) * LOG_SECTOR_BYTES;
+  }
+
+  /** Memory held by payloads, in bytes. */
+  get keptBytes(): number {
+    return this.#pool.usedBytes;
+  }
+
+  /** Why nothing is appended any more: a write or a sync failed (rule L6). */
+  get failure(): EngineError | undefined {
+    return this.#failure;
+  }
+
+  /**
+   * Gives the ring its space, so that no append and no sync ever meets a full disk. To be called before the first append; costs nothing once done. Rejects
+   * with code `disk`; without harm, unless `failure` is set.
+   */
+  allocate(): Promise<void> {
+    if (this.#allocated) return Promise.resolve();
+    this.#allocating ??= this.#allocateRing().finally(() => {
+      this.#allocating = undefined;
+    });
+    return this.#allocating;
+  }
+
+  async #allocateRing(): Promise<void> {
+    assert(this.#tailLsn === this.#endLsn, 'a ring without its space is empty');
+    await this.#disk.zero(LOG_RING_OFFSET_BYTES, this.capacityBytes, false);
+    this.#nextAllocated = true;
+    await this.#superblockRun.join();
+    this.#sealer.run = this.#superblocks.sequence % 2 ** 32;
+    this.#allocated = true;
+  }
+
+  /**
+   * Copies a write into the open batch: bytes `sourceStart` and on, of which there are `lengthBytes`, 1 to `maxRecordBytes`. Undefined when there is no room now:
+   * the ring is full but for the reserve, too much is not durable, or the kernel holds up writers; `onRoom` tells when to try again. Throws
+   * `failure`.
+   */
+  tryAppendWrite(
+    volumeIndex: number,
+    offsetBytes: ByteOffset,
+    source: Buffer,
+    sourceStart: number,
+    lengthBytes: number,
+  ): LogRecord | undefined {
+    assert(lengthBytes > 0 && lengthBytes <= this.maxRecordBytes, 'a record has a length that fits a batch');
+    assert(sourceStart >= 0 && sourceStart + lengthBytes <= source.length, 'the source holds the range');
+    const slab = this.#makeRoom(RECORD_HEADER_BYTES + lengthBytes);
+    if (slab === undefined) return undefined;
+    const record = this.#addRecord(slab, volumeIndex, offsetBytes, lengthBytes, false, false);
+    source.copy(slab.bytes, this.#start + record.dataStart, sourceStart, sourceStart + lengthBytes);
+    return record;
+  }
+
+  /** As `tryAppendWrite`: the range reads as zeroes then, and its space may be given back if `mayPunch`. At most `MAX_ZEROES_BYTES`. */
+  tryAppendZeroes(
+    volumeIndex: number,
+    offsetBytes: ByteOffset,
+    lengthBytes: number,
+    mayPunch: boolean,
+  ): LogRecord | undefined {
+    assert(lengthBytes > 0 && lengthBytes <= MAX_ZEROES_BYTES, 'zeroes have a length that fits a record');
+    const slab = this.#makeRoom(RECORD_HEADER_BYTES);
+    if (slab === undefined) return undefined;
+    return this.#addRecord(slab, volumeIndex, offsetBytes, lengthBytes, true, mayPunch);
+  }
+
+  #addRecord(
+    slab: Slab,
+    volumeIndex: number,
+    offsetBytes: ByteOffset,
+    lengthBytes: number,
+    zeroes: boolean,
+    mayPunch: boolean,
+  ): LogRecord {
+    const batch = this.#batch;
+    assert(batch !== undefined, 'a batch is open');
+    const kind = zeroes ? LOG_RECORD_ZEROES : LOG_RECORD_WRITE;
+    const flags = mayPunch ? LOG_RECORD_MAY_PUNCH : 0;
+    const at = this.#lengthBytes;
+    writeRecordHeader(slab.bytes, this.#start + at, kind, flags, volumeIndex, offsetBytes, lengthBytes);
+    const dataStart = at + RECORD_HEADER_BYTES;
+    const record = { batch, volumeIndex, offsetBytes, lengthBytes, zeroes, mayPunch, dataStart };
+    batch.records.push(record);
+    this.#lengthBytes = dataStart + (zeroes ? 0 : lengthBytes);
+    this.#endLsn = batch.lsn + sectorsOf(this.#lengthBytes);
+    batch.endLsn = this.#endLsn;
+    return record;
+  }
+
+  /** Has a batch open that takes so many bytes more, and returns its slab; undefined, and nothing done, when there is no room now. */
+  #makeRoom(needBytes: number): Slab | undefined {
+    this.#checkOpen();
+    const open = this.#batch;
+    const slab = this.#slab;
+    const joins = open !== undefined && slab !== undefined && this.#fits(slab, this.#lengthBytes + needBytes);
+    const endLsn = joins
+      ? open.lsn + sectorsOf(this.#lengthBytes + needBytes)
+      : this.#endLsn + sectorsOf(BATCH_HEADER_BYTES + needBytes);
+    const unsynced = endLsn - this.#durableLsn;
+    if (!this.#hasRoom(endLsn, this.#reserveSectors) || unsynced > this.#maxUnsyncedSectors) {
+      this.#refuse();
+      return undefined;
+    }
+    if (!this.#disk.mayWriteInline) {
+      this.#refuse();
+      this.#regainPace();
+      return undefined;
+    }
+    if (joins) return slab;
+    this.writeOut();
+    return this.#openBatch(needBytes);
+  }
+
+  #checkOpen(): void {
+    if (this.#failure !== undefined) throw this.#failure;
+    assert(!this.#closed, 'the log is open');
+    assert(this.#allocated, 'the ring has its space');
+  }
+
+  /** Whether the ring takes batches up to `endLsn`, with a page beyond them, and leaves the reserve. */
+  #hasRoom(endLsn: Lsn, reserveSectors: number): boolean {
+    assert(endLsn <= Number.MAX_SAFE_INTEGER - 2 * PAGE_SECTORS, 'LSNs are safe integers');
+    return pageAligned(endLsn) - this.#tailLsn + PAGE_SECTORS <= this.#ring.sectors - reserveSectors;
+  }
+
+  /** Whether a batch at `#start` may grow to so many bytes. The zeroes up to a page have their place in the slab too. */
+  #fits(slab: Slab, lengthBytes: number): boolean {
+    return (
+      lengthBytes <= this.#maxBatchBytes &&
+      this.#start + sectorsOf(lengthBytes) * LOG_SECTOR_BYTES + PAGE_BYTES <= slab.bytes.length
+    );
+  }
+
+  /** Room comes with a sync, or with what is applied after one. */
+  #refuse(): void {
+    this.#roomWanted = true;
+    if (this.#endLsn > this.#durableLsn) this.#startSync();
+  }
+
+  #openBatch(needBytes: number): Slab {
+    let slab = this.#slab;
+    if (slab?.batches === 0) this.#start = 0;
+    if (slab === undefined || !this.#fits(slab, BATCH_HEADER_BYTES + needBytes)) {
+      // The one that is left goes back to the pool with the last of its batches.
+      if (slab?.batches === 0) this.#pool.give(slab);
+      slab = this.#pool.take();
+      this.#slab = slab;
+      this.#start = 0;
+    }
+    const batch = new LogBatch(this.#endLsn, this.#endLsn);
+    batch.slab = slab;
+    batch.bytes = slab.bytes.subarray(this.#start);
+    this.#pool.enter(slab);
+    this.#batch = batch;
+    this.#lengthBytes = BATCH_HEADER_BYTES;
+    this.#armTimer();
+    return slab;
+  }
+
+  /**
+   * Logs a control record, in one batch or several, after what is open; it is written out on return. May use the reserve. Undefined when even that
+   * has no room. Throws `failure`. The payload is the log's from then on.
+   */
+  appendControl(payload: Buffer): LogBatch | undefined {
+    assert(payload.length > 0, 'a control record says something');
+    this.#checkOpen();
+    this.writeOut();
+    const mostBytes = this.#maxBatchBytes - BATCH_HEADER_BYTES;
+    let sectors = 0;
+    for (let at = 0; at < payload.length; at += mostBytes)
+      sectors += sectorsOf(BATCH_HEADER_BYTES + Math.min(mostBytes, payload.length - at));
+    const lsn = this.#endLsn;
+    if (!this.#hasRoom(lsn + sectors, 0)) {
+      this.#refuse();
+      return undefined;
+    }
+    // In one go: a sync between two parts would have the later ones say that the first was durable, when all of them may yet be cut.
+    let next = lsn;
+    for (let at = 0; at < payload.length; at += mostBytes)
+      next = this.#writeControlPart(
+        payload.subarray(at, at + mostBytes),
+        next,
+        at + mostBytes < payload.length,
+      );
+    this.#endLsn = next;
+    this.#written(next);
+    return new LogBatch(lsn, next, payload);
+  }
+
+  /** Returns where the part ends. */
+  #writeControlPart(part: Buffer, lsn: Lsn, more: boolean): Lsn {
+    const lengthBytes = BATCH_HEADER_BYTES + part.length;
+    const end = lsn + sectorsOf(lengthBytes);
+    const bytes = Buffer.alloc((pageAligned(end) - lsn) * LOG_SECTOR_BYTES);
+    part.copy(bytes, BATCH_HEADER_BYTES);
+    const flags = LOG_BATCH_CONTROL | (more ? LOG_BATCH_MORE : 0);
+    this.#sealer.seal(bytes, 0, lengthBytes, 0, flags, lsn, this.#durableLsn);
+    this.#putNow(lsn, bytes, 0, bytes.length);
+    return end;
+  }
+
+  /**
+   * Seals the open batch, if there is one, and hands it to the kernel, whatever that waits for: a killed process cannot lose it then. Throws
+   * `failure`, also when it failed before.
+   */
+  writeOut(): void {
+    if (this.#failure !== undefined) throw this.#failure;
+    const batch = this.#batch;
+    const slab = this.#slab;
+    if (batch === undefined || slab === undefined) return;
+    const start = this.#start;
+    const end = start + sectorsOf(this.#lengthBytes) * LOG_SECTOR_BYTES;
+    const padded = end + (pageAligned(batch.endLsn) - batch.endLsn) * LOG_SECTOR_BYTES;
+    this.#sealer.seal(
+      slab.bytes,
+      start,
+      this.#lengthBytes,
+      batch.records.length,
+      0,
+      batch.lsn,
+      this.#durableLsn,
+    );
+    slab.bytes.fill(0, end, padded);
+    this.#putNow(batch.lsn, slab.bytes, start, padded - start);
+    batch.bytes = slab.bytes.subarray(start, end);
+    this.#batch = undefined;
+    this.#start = end;
+    this.#written(batch.endLsn);
+  }
+
+  #putNow(lsn: Lsn, bytes: Buffer, start: number, lengthBytes: number): void {
+    try {
+      this.#ring.writeNow(lsn, bytes, start, lengthBytes);
+    } catch (error) {
+      throw this.#fail('a write', error);
+    }
+  }
+
+  #written(endLsn: Lsn): void {
+    this.#writtenLsn = endLsn;
+    this.#armTimer();
+    if ((endLsn - this.#durableLsn) * LOG_SECTOR_BYTES >= SYNC_BYTES) this.#startSync();
+  }
+
+  /** Everything appended before the call is durable when the promise resolves: one sync for all that wait. Rejects with `failure`. */
+  sync(): Promise<void> {
+    return this.#syncRun.join();
+  }
+
+  async #syncNow(): Promise<void> {
+    this.#syncing = true;
+    try {
+      await this.#syncWritten();
+    } finally {
+      this.#syncing = false;
+    }
+    this.#tellRoom();
+    if ((this.#writtenLsn - this.#durableLsn) * LOG_SECTOR_BYTES >= SYNC_BYTES) this.#startSync();
+  }
+
+  async #syncWritten(): Promise<void> {
+    this.writeOut();
+    const writtenLsn = this.#writtenLsn;
+    if (writtenLsn === this.#durableLsn && !this.#unsyncedSuperblock) return;
+    this.#unsyncedSuperblock = false;
+    try {
+      await this.#disk.sync();
+    } catch (error) {
+      throw this.#fail('a sync', error);
+    }
+    // A write that failed meanwhile may have been in pages that the sync passed over.
+    if (this.#failure !== undefined) throw this.#failure;
+    if (writtenLsn === this.#durableLsn) return;
+    this.#durableLsn = writtenLsn;
+    this.onDurable?.();
+  }
+
+  /** Rule L9: unasked. A failure is told by `onFailure`. */
+  #startSync(): void {
+    if (this.#syncing || this.#failure !== undefined || this.#closed) return;
+    this.#syncRun.join().catch(() => {});
+  }
+
+  #armTimer(): void {
+    if (this.#closed) return;
+    this.#timer ??= this.#clock.after(SYNC_DELAY_MS, () => {
+      this.#timer = undefined;
+      if (this.#endLsn > this.#durableLsn) this.#startSync();
+    });
+  }
+
+  #tellRoom(): void {
+    if (!this.#roomWanted) return;
+    this.#roomWanted = false;
+    this.onRoom?.();
+  }
+
+  /** Reads bytes of a batch back from the ring, from `start` of the batch on. For batches that are written out, at or above `tailLsn`. */
+  async readPayload(
+    batch: LogBatch,
+    start: number,
+    target: Buffer,
+    targetStart: number,
+    lengthBytes: number,
+  ): Promise<void> {
+    assert(batch.lsn >= this.#tailLsn && batch.endLsn <= this.#writtenLsn, 'the batch is in the ring');
+    const batchBytes = (batch.endLsn - batch.lsn) * LOG_SECTOR_BYTES;
+    assert(start >= 0 && start + lengthBytes <= batchBytes, 'the range lies inside the batch');
+    await this.#ring.read(batch.lsn, start, target, targetStart, lengthBytes);
+  }
+
+  /** The payload of a batch that is written out need not be kept any more: nobody looks at its `bytes` from now on. */
+  forget(batch: LogBatch): void {
+    assert(batch !== this.#batch, 'the batch is written out');
+    const { slab } = batch;
+    if (slab === undefined) return;
+    batch.slab = undefined;
+    batch.bytes = undefined;
+    if (this.#pool.leave(slab) && slab !== this.#slab) this.#pool.give(slab);
+  }
+
+  /**
+   * Batches below `upTo` are needed no more: their space is used again, after the superblock that says so is durable (rule L7). `upTo` is where
+   * a batch begins, and durable. Rejects with code `disk`; then nothing is freed.
+   */
+  async free(upTo: Lsn): Promise<void> {
+    assert(upTo <= this.#durableLsn, 'what is freed is durable');
+    if (upTo <= this.#tailLsn) return;
+    this.#nextTailLsn = Math.max(this.#nextTailLsn, upTo);
+    await this.#superblockRun.join();
+  }
+
+  async #writeSuperblock(): Promise<void> {
+    if (this.#failure !== undefined) throw this.#failure;
+    const tailLsn = this.#nextTailLsn;
+    const tailCrc = await this.#crcBefore(tailLsn);
+    const state = {
+      ringBytes: this.capacityBytes,
+      tailLsn,
+      tailCrc,
+      endLsn: this.#durableLsn,
+      allocated: this.#nextAllocated,
+    };
+    try {
+      await this.#superblocks.write(state, () => {
+        this.#unsyncedSuperblock = true;
+        return this.sync();
+      });
+    } catch (error) {
+      throw this.#fail('a write of its superblock', error);
+    }
+    this.#tailLsn = tailLsn;
+    this.#tailCrc = tailCrc;
+    this.#tellRoom();
+  }
+
+  /** Checksum of the batch before the one at `lsn`, which says it. */
+  async #crcBefore(lsn: Lsn): Promise<number> {
+    if (lsn === this.#tailLsn) return this.#tailCrc;
+    if (lsn === this.#writtenLsn) return this.#sealer.crc;
+    const header = Buffer.alloc(BATCH_HEADER_BYTES);
+    await this.#ring.read(lsn, 0, header, 0, header.length);
+    const found = this.#headers.read(header, 0, lsn);
+    if (found !== undefined) return found.chain;
+    throw new EngineError(
+      'corrupt',
+      `the log has no batch at LSN ${lsn} any more: its file was changed by somebody`,
+    );
+  }
+
+  /** Asks the disk until it takes writes inline again: a quick write on the pool, and a sync, end a hold-up. */
+  #regainPace(): void {
+    if (this.#pacing) return;
+    this.#pacing = true;
+    this.#paceRounds()
+      .catch(() => {})
+      .finally(() => {
+        this.#pacing = false;
+        this.#tellRoom();
+      });
+  }
+
+  async #paceRounds(): Promise<void> {
+    while (!this.#disk.mayWriteInline && !this.#closed) {
+      await this.#superblockRun.join();
+      if (this.#disk.mayWriteInline) return;
+      await new Promise<void>((resolve) => {
+        this.#clock.after(PACE_DELAY_MS, resolve);
+      });
+    }
+  }
+
+  /** Rule L6: nothing is appended after that, and no sync is tried again. */
+  #fail(what: string, cause: unknown): EngineError {
+    if (this.#failure !== undefined) return this.#failure;
+    if (!(cause instanceof EngineError)) throw cause;
+    const errno = errnoOf(cause) ?? 'EIO';
+    const message = `the log: ${what} failed (${errno}), so that nothing more is written: mend its disk, then start again`;
+    this.#failure = new EngineError('disk', message, { errno, cause });
+    this.#timer?.cancel();
+    this.onFailure?.(this.#failure);
+    return this.#failure;
+  }
+
+  /**
+   * Makes everything durable, notes the end, and closes the disk. After a failure it only closes; rejects with `failure` when it comes now, with
+   * the disk closed all the same. Appends after it are bugs.
+   */
+  close(): Promise<void> {
+    this.#closing ??= this.#closeNow();
+    return this.#closing;
+  }
+
+  async #closeNow(): Promise<void> {
+    const failedBefore = this.#failure !== undefined;
+    this.#closed = true;
+    this.#timer?.cancel();
+    // Each waits for the run that is under way, also where it then rejects because the log has failed.
+    await Promise.allSettled([this.#allocating]);
+    await Promise.allSettled([this.sync()]);
+    if (this.#allocated) await Promise.allSettled([this.#superblockRun.join()]);
+    await this.#disk.close();
+    if (this.#failure !== undefined && !failedBefore) throw this.#failure;
+  }
+}
+
+function maxBatchBytes(ringBytes: number): number {
+  return Math.min(MAX_BATCH_BYTES, ringBytes / RING_SHARE);
+}
+
+function maxUnsyncedSectors(ringBytes: number): number {
+  return sectorsOf(Math.min(MAX_UNSYNCED_BYTES, ringBytes / RING_SHARE));
+}
+
+/** Throws `corrupt` unless the log ends, and has its batches, where everything that is known says. */
+async function refuse(from: ScanFrom, found: ScanResult, state: LogState): Promise<void> {
+  const durableLsn = Math.max(state.endLsn, from.wantedLsn);
+  if (found.endLsn < durableLsn) throw gap(found.endLsn, durableLsn);
+  const firstLsn = found.batches[0]?.lsn ?? found.endLsn;
+  if (firstLsn !== from.wantedLsn)
+    throw new EngineError(
+      'corrupt',
+      `no batch of the log begins at LSN ${from.wantedLsn}, where the group goes on: log and record are not of one time; restore both from one copy`,
+    );
+  const { ringBytes } = state;
+  if (state.allocated)
+    await refuseGap(from, found.endLsn, maxUnsyncedSectors(ringBytes) + sectorsOf(maxBatchBytes(ringBytes)));
+}
