@@ -16,46 +16,28 @@
 import type { Clock, Timer } from '../clock.ts';
 import type { Disk } from '../disk/disk.ts';
 import { assert, EngineError, errnoOf } from '../errors.ts';
-import {
-  LOG_BATCH_CONTROL,
-  LOG_BATCH_MORE,
-  LOG_RECORD_MAY_PUNCH,
-  LOG_RECORD_WRITE,
-  LOG_RECORD_ZEROES,
-  LOG_RING_OFFSET_BYTES,
-} from '../formats.ts';
+import { LOG_RING_OFFSET_BYTES } from '../formats.ts';
 import { SharedRun } from '../shared-run.ts';
 import { type ByteOffset, KIB, LOG_SECTOR_BYTES, type Lsn, MIB } from '../units.ts';
+import { BatchBuilder, type SealedBytes } from './batch-builder.ts';
+import { type LogLimits, limitsOf } from './limits.ts';
 import {
   BATCH_HEADER_BYTES,
-  BatchSealer,
   HeaderReader,
   LogBatch,
   type LogIdentity,
   type LogRecord,
-  MAX_BATCH_BYTES,
-  MAX_RECORD_BYTES,
   MAX_ZEROES_BYTES,
   RECORD_HEADER_BYTES,
-  sectorsOf,
-  writeRecordHeader,
 } from './record.ts';
+import { type RecoveredLog, readLog } from './recovery.ts';
 import { PAGE_SECTORS, pageAligned, Ring } from './ring.ts';
-import { gap, refuseGap, type ScanFrom, type ScanResult, scan } from './scan.ts';
-import { type Slab, SlabPool } from './slabs.ts';
-import { type LogState, Superblocks } from './superblock.ts';
+import { Superblocks } from './superblock.ts';
 
 /** The smallest ring, in bytes. */
 export const MIN_LOG_BYTES = 256 * KIB;
 
 const PAGE_BYTES = PAGE_SECTORS * LOG_SECTOR_BYTES;
-/** Share of the ring that one batch may take, and that may be written and not durable. */
-const RING_SHARE = 4;
-/** Written and not durable, in bytes, at most: beyond it appends wait. It bounds what a power cut loses and how far a scan looks ahead. */
-const MAX_UNSYNCED_BYTES = 16 * MIB;
-/** Of the ring, kept for control records: those that free space must find some (rule L7). */
-const MIN_RESERVE_BYTES = 64 * KIB;
-const RESERVE_SHARE = 16;
 /** A sync begins by itself when so much is not durable, in bytes, and in any case after so long (rule L9). */
 const SYNC_BYTES = 1 * MIB;
 const SYNC_DELAY_MS = 5;
@@ -67,12 +49,9 @@ export class Log {
   readonly #clock: Clock;
   readonly #ring: Ring;
   readonly #headers: HeaderReader;
-  readonly #sealer: BatchSealer;
   readonly #superblocks: Superblocks;
-  readonly #pool: SlabPool;
-  readonly #maxBatchBytes: number;
-  readonly #maxUnsyncedSectors: number;
-  readonly #reserveSectors: number;
+  readonly #builder: BatchBuilder;
+  readonly #limits: LogLimits;
   readonly generation: number;
   /** Payload of a write record at most, in bytes: `MAX_RECORD_BYTES`, or what a small ring takes. A multiple of 4096. */
   readonly maxRecordBytes: number;
@@ -83,12 +62,6 @@ export class Log {
   #writtenLsn: Lsn;
   #endLsn: Lsn;
   #allocated: boolean;
-
-  /** The batch that takes records, its start in the slab, and its length so far. */
-  #batch: LogBatch | undefined;
-  #slab: Slab | undefined;
-  #start = 0;
-  #lengthBytes = 0;
 
   /** Where the next superblock puts the tail, and whether it says that the ring is allocated. */
   #nextTailLsn: Lsn;
@@ -113,14 +86,17 @@ export class Log {
   /** What was refused may be tried again: it may be refused again. */
   onRoom: (() => void) | undefined;
 
-  private constructor(disk: Disk, clock: Clock, superblocks: Superblocks, state: LogState, crc: number) {
+  private constructor(disk: Disk, clock: Clock, recovered: RecoveredLog) {
+    const { superblocks, state, endCrc } = recovered;
     this.#disk = disk;
     this.#clock = clock;
     this.#superblocks = superblocks;
     this.#ring = new Ring(disk, state.ringBytes);
     this.#headers = new HeaderReader(superblocks.identity);
-    this.#sealer = new BatchSealer(superblocks.identity, crc);
+    this.#limits = limitsOf(state.ringBytes);
+    this.#builder = new BatchBuilder(superblocks.identity, endCrc, this.#limits);
     this.generation = superblocks.identity.generation;
+    this.maxRecordBytes = this.#limits.maxRecordBytes;
     this.#tailLsn = state.tailLsn;
     this.#nextTailLsn = state.tailLsn;
     this.#tailCrc = state.tailCrc;
@@ -129,13 +105,6 @@ export class Log {
     this.#endLsn = state.endLsn;
     this.#allocated = state.allocated;
     this.#nextAllocated = state.allocated;
-    this.#maxBatchBytes = maxBatchBytes(state.ringBytes);
-    this.#maxUnsyncedSectors = maxUnsyncedSectors(state.ringBytes);
-    this.#reserveSectors = sectorsOf(Math.max(MIN_RESERVE_BYTES, state.ringBytes / RESERVE_SHARE));
-    const most = this.#maxBatchBytes - BATCH_HEADER_BYTES - RECORD_HEADER_BYTES;
-    this.maxRecordBytes = Math.min(MAX_RECORD_BYTES, Math.floor(most / PAGE_BYTES) * PAGE_BYTES);
-    // A batch with the largest record, the rest of its last sector, and the zeroes up to a page.
-    this.#pool = new SlabPool(this.maxRecordBytes + 2 * PAGE_BYTES);
   }
 
   /** Size of a disk for a ring, in bytes. */
@@ -162,7 +131,7 @@ export class Log {
 
   /**
    * Opens a log, which owns the disk then. Returns the batches from `checkpointLsn` on, in order, without payload: see `readPayload`. All of them
-   * are durable; what was torn is cut off, durably, before (rule L5). Throws `corrupt` where something is missing that was durable, or for another
+   * are durable; what was torn is cut off, durably, before (rule L5). Where it rejects the disk stays the caller's. Throws `corrupt` where something is missing that was durable, or for another
    * group's log; `unsupported` for a later version; `disk`.
    */
   static async open(
@@ -171,30 +140,17 @@ export class Log {
     checkpointLsn: Lsn,
     clock: Clock,
   ): Promise<{ log: Log; batches: LogBatch[]; warnings: string[] }> {
-    // What this process reads may still be in the page cache only, from one that was killed.
-    await disk.sync();
-    const { superblocks, state, warnings } = await Superblocks.open(disk, options.groupId);
-    const ring = new Ring(disk, state.ringBytes);
-    const headers = new HeaderReader(superblocks.identity);
-    const { tailLsn, tailCrc } = state;
-    if (checkpointLsn < tailLsn) throw gap(checkpointLsn, tailLsn);
-    const from = { ring, headers, tailLsn, tailCrc, wantedLsn: checkpointLsn };
-    const found = state.allocated
-      ? await scan(from)
-      : { batches: [], endLsn: tailLsn, endCrc: tailCrc, torn: false };
-    await refuse(from, found, state);
-    const log = new Log(disk, clock, superblocks, { ...state, endLsn: found.endLsn }, found.endCrc);
-    if (found.torn)
-      warnings.push(`the log was torn at LSN ${found.endLsn}, as by a power cut: what follows is dropped`);
-    if (state.allocated) await log.#begin();
-    return { log, batches: found.batches, warnings };
+    const recovered = await readLog(disk, options.groupId, checkpointLsn);
+    const log = new Log(disk, clock, recovered);
+    if (log.#allocated) await log.#begin();
+    return { log, batches: recovered.batches, warnings: recovered.warnings };
   }
 
   /** Spoils what would be the first header after the end, and makes the end durable (rule L5). */
   async #begin(): Promise<void> {
     await this.#ring.write(this.#endLsn, Buffer.alloc(LOG_SECTOR_BYTES));
     await this.#superblockRun.join();
-    this.#sealer.run = this.#superblocks.sequence % 2 ** 32;
+    this.#builder.setRun(this.#superblocks.sequence % 2 ** 32);
   }
 
   get tailLsn(): Lsn {
@@ -226,7 +182,7 @@ export class Log {
 
   /** Memory held by payloads, in bytes. */
   get keptBytes(): number {
-    return this.#pool.usedBytes;
+    return this.#builder.keptBytes;
   }
 
   /** Why nothing is appended any more: a write or a sync failed (rule L6). */
@@ -248,10 +204,16 @@ export class Log {
 
   async #allocateRing(): Promise<void> {
     assert(this.#tailLsn === this.#endLsn, 'a ring without its space is empty');
-    await this.#disk.zero(LOG_RING_OFFSET_BYTES, this.capacityBytes, false);
+    try {
+      await this.#disk.zero(LOG_RING_OFFSET_BYTES, this.capacityBytes, false);
+    } catch (error) {
+      // On a full disk, what it took of the last space is missed by others.
+      await Promise.allSettled([this.#disk.punch(LOG_RING_OFFSET_BYTES, this.capacityBytes)]);
+      throw error;
+    }
     this.#nextAllocated = true;
     await this.#superblockRun.join();
-    this.#sealer.run = this.#superblocks.sequence % 2 ** 32;
+    this.#builder.setRun(this.#superblocks.sequence % 2 ** 32);
     this.#allocated = true;
   }
 
@@ -269,11 +231,8 @@ export class Log {
   ): LogRecord | undefined {
     assert(lengthBytes > 0 && lengthBytes <= this.maxRecordBytes, 'a record has a length that fits a batch');
     assert(sourceStart >= 0 && sourceStart + lengthBytes <= source.length, 'the source holds the range');
-    const slab = this.#makeRoom(RECORD_HEADER_BYTES + lengthBytes);
-    if (slab === undefined) return undefined;
-    const record = this.#addRecord(slab, volumeIndex, offsetBytes, lengthBytes, false, false);
-    source.copy(slab.bytes, this.#start + record.dataStart, sourceStart, sourceStart + lengthBytes);
-    return record;
+    if (!this.#makeRoom(RECORD_HEADER_BYTES + lengthBytes)) return undefined;
+    return this.#added(this.#builder.addWrite(volumeIndex, offsetBytes, source, sourceStart, lengthBytes));
   }
 
   /** As `tryAppendWrite`: the range reads as zeroes then, and its space may be given back if `mayPunch`. At most `MAX_ZEROES_BYTES`. */
@@ -284,56 +243,36 @@ export class Log {
     mayPunch: boolean,
   ): LogRecord | undefined {
     assert(lengthBytes > 0 && lengthBytes <= MAX_ZEROES_BYTES, 'zeroes have a length that fits a record');
-    const slab = this.#makeRoom(RECORD_HEADER_BYTES);
-    if (slab === undefined) return undefined;
-    return this.#addRecord(slab, volumeIndex, offsetBytes, lengthBytes, true, mayPunch);
+    if (!this.#makeRoom(RECORD_HEADER_BYTES)) return undefined;
+    return this.#added(this.#builder.addZeroes(volumeIndex, offsetBytes, lengthBytes, mayPunch));
   }
 
-  #addRecord(
-    slab: Slab,
-    volumeIndex: number,
-    offsetBytes: ByteOffset,
-    lengthBytes: number,
-    zeroes: boolean,
-    mayPunch: boolean,
-  ): LogRecord {
-    const batch = this.#batch;
-    assert(batch !== undefined, 'a batch is open');
-    const kind = zeroes ? LOG_RECORD_ZEROES : LOG_RECORD_WRITE;
-    const flags = mayPunch ? LOG_RECORD_MAY_PUNCH : 0;
-    const at = this.#lengthBytes;
-    writeRecordHeader(slab.bytes, this.#start + at, kind, flags, volumeIndex, offsetBytes, lengthBytes);
-    const dataStart = at + RECORD_HEADER_BYTES;
-    const record = { batch, volumeIndex, offsetBytes, lengthBytes, zeroes, mayPunch, dataStart };
-    batch.records.push(record);
-    this.#lengthBytes = dataStart + (zeroes ? 0 : lengthBytes);
-    this.#endLsn = batch.lsn + sectorsOf(this.#lengthBytes);
-    batch.endLsn = this.#endLsn;
+  #added(record: LogRecord): LogRecord {
+    this.#endLsn = record.batch.endLsn;
     return record;
   }
 
-  /** Has a batch open that takes so many bytes more, and returns its slab; undefined, and nothing done, when there is no room now. */
-  #makeRoom(needBytes: number): Slab | undefined {
+  /** Has a batch open that takes a record of so many bytes. False, and nothing done, when there is no room now. */
+  #makeRoom(recordBytes: number): boolean {
     this.#checkOpen();
-    const open = this.#batch;
-    const slab = this.#slab;
-    const joins = open !== undefined && slab !== undefined && this.#fits(slab, this.#lengthBytes + needBytes);
-    const endLsn = joins
-      ? open.lsn + sectorsOf(this.#lengthBytes + needBytes)
-      : this.#endLsn + sectorsOf(BATCH_HEADER_BYTES + needBytes);
-    const unsynced = endLsn - this.#durableLsn;
-    if (!this.#hasRoom(endLsn, this.#reserveSectors) || unsynced > this.#maxUnsyncedSectors) {
+    const joins = this.#builder.joins(recordBytes);
+    const lsn = joins ? (this.#builder.open?.lsn ?? this.#endLsn) : this.#endLsn;
+    const endLsn = lsn + this.#builder.sectorsWith(recordBytes, joins);
+    const { reserveSectors, maxUnsyncedSectors } = this.#limits;
+    if (!this.#hasRoom(endLsn, reserveSectors) || endLsn - this.#durableLsn > maxUnsyncedSectors) {
       this.#refuse();
-      return undefined;
+      return false;
     }
     if (!this.#disk.mayWriteInline) {
       this.#refuse();
       this.#regainPace();
-      return undefined;
+      return false;
     }
-    if (joins) return slab;
+    if (joins) return true;
     this.writeOut();
-    return this.#openBatch(needBytes);
+    this.#builder.begin(this.#endLsn, recordBytes);
+    this.#armTimer();
+    return true;
   }
 
   #checkOpen(): void {
@@ -348,38 +287,10 @@ export class Log {
     return pageAligned(endLsn) - this.#tailLsn + PAGE_SECTORS <= this.#ring.sectors - reserveSectors;
   }
 
-  /** Whether a batch at `#start` may grow to so many bytes. The zeroes up to a page have their place in the slab too. */
-  #fits(slab: Slab, lengthBytes: number): boolean {
-    return (
-      lengthBytes <= this.#maxBatchBytes &&
-      this.#start + sectorsOf(lengthBytes) * LOG_SECTOR_BYTES + PAGE_BYTES <= slab.bytes.length
-    );
-  }
-
   /** Room comes with a sync, or with what is applied after one. */
   #refuse(): void {
     this.#roomWanted = true;
     if (this.#endLsn > this.#durableLsn) this.#startSync();
-  }
-
-  #openBatch(needBytes: number): Slab {
-    let slab = this.#slab;
-    if (slab?.batches === 0) this.#start = 0;
-    if (slab === undefined || !this.#fits(slab, BATCH_HEADER_BYTES + needBytes)) {
-      // The one that is left goes back to the pool with the last of its batches.
-      if (slab?.batches === 0) this.#pool.give(slab);
-      slab = this.#pool.take();
-      this.#slab = slab;
-      this.#start = 0;
-    }
-    const batch = new LogBatch(this.#endLsn, this.#endLsn);
-    batch.slab = slab;
-    batch.bytes = slab.bytes.subarray(this.#start);
-    this.#pool.enter(slab);
-    this.#batch = batch;
-    this.#lengthBytes = BATCH_HEADER_BYTES;
-    this.#armTimer();
-    return slab;
   }
 
   /**
@@ -390,38 +301,17 @@ export class Log {
     assert(payload.length > 0, 'a control record says something');
     this.#checkOpen();
     this.writeOut();
-    const mostBytes = this.#maxBatchBytes - BATCH_HEADER_BYTES;
-    let sectors = 0;
-    for (let at = 0; at < payload.length; at += mostBytes)
-      sectors += sectorsOf(BATCH_HEADER_BYTES + Math.min(mostBytes, payload.length - at));
     const lsn = this.#endLsn;
-    if (!this.#hasRoom(lsn + sectors, 0)) {
+    const endLsn = this.#builder.controlEnd(lsn, payload.length);
+    if (!this.#hasRoom(endLsn, 0)) {
       this.#refuse();
       return undefined;
     }
-    // In one go: a sync between two parts would have the later ones say that the first was durable, when all of them may yet be cut.
-    let next = lsn;
-    for (let at = 0; at < payload.length; at += mostBytes)
-      next = this.#writeControlPart(
-        payload.subarray(at, at + mostBytes),
-        next,
-        at + mostBytes < payload.length,
-      );
-    this.#endLsn = next;
-    this.#written(next);
-    return new LogBatch(lsn, next, payload);
-  }
-
-  /** Returns where the part ends. */
-  #writeControlPart(part: Buffer, lsn: Lsn, more: boolean): Lsn {
-    const lengthBytes = BATCH_HEADER_BYTES + part.length;
-    const end = lsn + sectorsOf(lengthBytes);
-    const bytes = Buffer.alloc((pageAligned(end) - lsn) * LOG_SECTOR_BYTES);
-    part.copy(bytes, BATCH_HEADER_BYTES);
-    const flags = LOG_BATCH_CONTROL | (more ? LOG_BATCH_MORE : 0);
-    this.#sealer.seal(bytes, 0, lengthBytes, 0, flags, lsn, this.#durableLsn);
-    this.#putNow(lsn, bytes, 0, bytes.length);
-    return end;
+    // Written in one go, with no sync between its parts: see `sealControl`.
+    this.#putNow(lsn, this.#builder.sealControl(lsn, payload, this.#durableLsn));
+    this.#endLsn = endLsn;
+    this.#written(endLsn);
+    return new LogBatch(lsn, endLsn, payload);
   }
 
   /**
@@ -430,32 +320,15 @@ export class Log {
    */
   writeOut(): void {
     if (this.#failure !== undefined) throw this.#failure;
-    const batch = this.#batch;
-    const slab = this.#slab;
-    if (batch === undefined || slab === undefined) return;
-    const start = this.#start;
-    const end = start + sectorsOf(this.#lengthBytes) * LOG_SECTOR_BYTES;
-    const padded = end + (pageAligned(batch.endLsn) - batch.endLsn) * LOG_SECTOR_BYTES;
-    this.#sealer.seal(
-      slab.bytes,
-      start,
-      this.#lengthBytes,
-      batch.records.length,
-      0,
-      batch.lsn,
-      this.#durableLsn,
-    );
-    slab.bytes.fill(0, end, padded);
-    this.#putNow(batch.lsn, slab.bytes, start, padded - start);
-    batch.bytes = slab.bytes.subarray(start, end);
-    this.#batch = undefined;
-    this.#start = end;
-    this.#written(batch.endLsn);
+    const { open } = this.#builder;
+    if (open === undefined) return;
+    this.#putNow(open.lsn, this.#builder.seal(this.#durableLsn));
+    this.#written(open.endLsn);
   }
 
-  #putNow(lsn: Lsn, bytes: Buffer, start: number, lengthBytes: number): void {
+  #putNow(lsn: Lsn, sealed: SealedBytes): void {
     try {
-      this.#ring.writeNow(lsn, bytes, start, lengthBytes);
+      this.#ring.writeNow(lsn, sealed.bytes, sealed.start, sealed.lengthBytes);
     } catch (error) {
       throw this.#fail('a write', error);
     }
@@ -536,12 +409,7 @@ export class Log {
 
   /** The payload of a batch that is written out need not be kept any more: nobody looks at its `bytes` from now on. */
   forget(batch: LogBatch): void {
-    assert(batch !== this.#batch, 'the batch is written out');
-    const { slab } = batch;
-    if (slab === undefined) return;
-    batch.slab = undefined;
-    batch.bytes = undefined;
-    if (this.#pool.leave(slab) && slab !== this.#slab) this.#pool.give(slab);
+    this.#builder.forget(batch);
   }
 
   /**
@@ -563,6 +431,7 @@ export class Log {
       ringBytes: this.capacityBytes,
       tailLsn,
       tailCrc,
+      // All that is known durable now; the tail is at or below it.
       endLsn: this.#durableLsn,
       allocated: this.#nextAllocated,
     };
@@ -582,7 +451,7 @@ export class Log {
   /** Checksum of the batch before the one at `lsn`, which says it. */
   async #crcBefore(lsn: Lsn): Promise<number> {
     if (lsn === this.#tailLsn) return this.#tailCrc;
-    if (lsn === this.#writtenLsn) return this.#sealer.crc;
+    if (lsn === this.#writtenLsn) return this.#builder.crc;
     const header = Buffer.alloc(BATCH_HEADER_BYTES);
     await this.#ring.read(lsn, 0, header, 0, header.length);
     const found = this.#headers.read(header, 0, lsn);
@@ -647,27 +516,4 @@ export class Log {
     await this.#disk.close();
     if (this.#failure !== undefined && !failedBefore) throw this.#failure;
   }
-}
-
-function maxBatchBytes(ringBytes: number): number {
-  return Math.min(MAX_BATCH_BYTES, ringBytes / RING_SHARE);
-}
-
-function maxUnsyncedSectors(ringBytes: number): number {
-  return sectorsOf(Math.min(MAX_UNSYNCED_BYTES, ringBytes / RING_SHARE));
-}
-
-/** Throws `corrupt` unless the log ends, and has its batches, where everything that is known says. */
-async function refuse(from: ScanFrom, found: ScanResult, state: LogState): Promise<void> {
-  const durableLsn = Math.max(state.endLsn, from.wantedLsn);
-  if (found.endLsn < durableLsn) throw gap(found.endLsn, durableLsn);
-  const firstLsn = found.batches[0]?.lsn ?? found.endLsn;
-  if (firstLsn !== from.wantedLsn)
-    throw new EngineError(
-      'corrupt',
-      `no batch of the log begins at LSN ${from.wantedLsn}, where the group goes on: log and record are not of one time; restore both from one copy`,
-    );
-  const { ringBytes } = state;
-  if (state.allocated)
-    await refuseGap(from, found.endLsn, maxUnsyncedSectors(ringBytes) + sectorsOf(maxBatchBytes(ringBytes)));
 }

@@ -5,7 +5,6 @@
  * the log: a *torn tail*, as a crash leaves it. Whether that is all it is, is looked at afterwards: headers further on that say that the
  * place of the gap was durable prove that it is damage. It is then refused, loudly.
  */
-import { EngineError } from '../errors.ts';
 import { LOG_SECTOR_BYTES, type Lsn, MIB } from '../units.ts';
 import {
   BATCH_HEADER_BYTES,
@@ -143,10 +142,14 @@ export function scan(from: ScanFrom): Promise<ScanResult> {
 }
 
 /**
- * Throws `corrupt` when something beyond `endLsn` shows that it was durable. Looks `distanceSectors` ahead, and as far again from each intact
- * header that it meets: so far from one header to the next at most, if one between them is damaged.
+ * Looks beyond the end for a header that says that `endLsn` was durable, and returns up to where it says so. Looks `distanceSectors` ahead, and as
+ * far again from each intact header that it meets: so far it is from one header to the next at most, when one between them is damaged.
  */
-export async function refuseGap(from: ScanFrom, endLsn: Lsn, distanceSectors: number): Promise<void> {
+export async function durableBeyond(
+  from: ScanFrom,
+  endLsn: Lsn,
+  distanceSectors: number,
+): Promise<Lsn | undefined> {
   const window = new Window(from.ring);
   const mostSectors = Math.min(from.ring.sectors - (endLsn - from.tailLsn), Number.MAX_SAFE_INTEGER - endLsn);
   let until = Math.min(mostSectors, distanceSectors);
@@ -157,17 +160,9 @@ export async function refuseGap(from: ScanFrom, endLsn: Lsn, distanceSectors: nu
       ahead++;
       continue;
     }
-    if (header.durableLsn > endLsn) throw gap(endLsn, header.durableLsn);
+    if (header.durableLsn > endLsn) return header.durableLsn;
     ahead += header.sectors;
     until = Math.min(mostSectors, ahead + distanceSectors);
   }
-}
-
-/** The log ends where it may not. */
-export function gap(endLsn: Lsn, durableLsn: Lsn): EngineError {
-  return new EngineError(
-    'corrupt',
-    `the log is damaged at LSN ${endLsn}, and was durable up to ${durableLsn}: what lies between cannot be applied; ` +
-      "restore the log's file from a copy; nothing was changed",
-  );
+  return undefined;
 }

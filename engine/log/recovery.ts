@@ -1,0 +1,68 @@
+import type { Disk } from '../disk/disk.ts';
+import { EngineError } from '../errors.ts';
+import { LOG_SECTOR_BYTES, type Lsn } from '../units.ts';
+import { limitsOf } from './limits.ts';
+import { HeaderReader, type LogBatch } from './record.ts';
+import { Ring } from './ring.ts';
+import { durableBeyond, type ScanFrom, type ScanResult, scan } from './scan.ts';
+import { type LogState, Superblocks } from './superblock.ts';
+
+export interface RecoveredLog {
+  readonly superblocks: Superblocks;
+  /** As the superblock has it, but with the end that was found. */
+  readonly state: LogState;
+  /** Checksum of the last batch. */
+  readonly endCrc: number;
+  /** From the checkpoint on, in order, without payload. */
+  readonly batches: LogBatch[];
+  readonly warnings: string[];
+}
+
+/**
+ * Reads what a log holds from `checkpointLsn` on, and changes nothing (rule L5). Throws `corrupt` where something is missing that was durable, by
+ * what the superblock, the checkpoint or later batches say, or for another group's log; `unsupported` for a later version; `disk`.
+ */
+export async function readLog(disk: Disk, groupId: string, checkpointLsn: Lsn): Promise<RecoveredLog> {
+  // What this process reads may still be in the page cache only, from one that was killed.
+  await disk.sync();
+  const { superblocks, state, warnings } = await Superblocks.open(disk, groupId);
+  const { tailLsn, tailCrc } = state;
+  if (checkpointLsn < tailLsn) throw gap(checkpointLsn, tailLsn);
+  const ring = new Ring(disk, state.ringBytes);
+  const headers = new HeaderReader(superblocks.identity);
+  const from = { ring, headers, tailLsn, tailCrc, wantedLsn: checkpointLsn };
+  const found = state.allocated
+    ? await scan(from)
+    : { batches: [], endLsn: tailLsn, endCrc: tailCrc, torn: false };
+  await refuse(from, found, state);
+  if (found.torn)
+    warnings.push(`the log was torn at LSN ${found.endLsn}, as by a power cut: what follows is dropped`);
+  const { batches, endLsn, endCrc } = found;
+  return { superblocks, state: { ...state, endLsn }, endCrc, batches, warnings };
+}
+
+/** Throws `corrupt` unless the log ends, and has its batches, where everything that is known says. */
+async function refuse(from: ScanFrom, found: ScanResult, state: LogState): Promise<void> {
+  const durableLsn = Math.max(state.endLsn, from.wantedLsn);
+  if (found.endLsn < durableLsn) throw gap(found.endLsn, durableLsn);
+  const firstLsn = found.batches[0]?.lsn ?? found.endLsn;
+  if (firstLsn !== from.wantedLsn)
+    throw new EngineError(
+      'corrupt',
+      `no batch of the log begins at LSN ${from.wantedLsn}, where the group goes on: log and record are not of one time; restore both from one copy`,
+    );
+  if (!state.allocated) return;
+  const { maxUnsyncedSectors, maxBatchBytes } = limitsOf(state.ringBytes);
+  const distance = maxUnsyncedSectors + Math.ceil(maxBatchBytes / LOG_SECTOR_BYTES);
+  const durable = await durableBeyond(from, found.endLsn, distance);
+  if (durable !== undefined) throw gap(found.endLsn, durable);
+}
+
+/** The log ends where it may not. */
+function gap(endLsn: Lsn, durableLsn: Lsn): EngineError {
+  return new EngineError(
+    'corrupt',
+    `the log is damaged at LSN ${endLsn}, and was durable up to ${durableLsn}: what lies between cannot be applied; ` +
+      "restore the log's file from a copy; nothing was changed",
+  );
+}
