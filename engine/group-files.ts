@@ -1,9 +1,9 @@
 /**
- * A group on disk: `group.record`, and for each volume `maps/NAME.map` and, unless it lives in a file or device of the user's,
- * `volumes/NAME.img`.
+ * A group on disk: `group.record`; for each volume `maps/NAME.map` and, unless it lives in a file or device of the user's,
+ * `volumes/NAME.img`; `log.ring`, unless that lives elsewhere; and what its snapshots and restores keep (`group-folder.ts`).
  *
  * A group is made all or not at all, in this order: (1) what exists and the user named is opened and checked; (2) a record
- * of state *creating*; (3) files and maps; (4) the record of state *ready*. It is removed the other way round, by way
+ * of state *creating*; (3) files, maps and the log; (4) the record of state *ready*. It is removed the other way round, by way
  * of *deleting*. Whoever finds a group in between removes the files that its record names, then the record. Files
  * without an intact record may be anyone's, and are never touched.
  */
@@ -11,7 +11,23 @@ import { randomUUID } from 'node:crypto';
 import type { Clock } from './clock.ts';
 import type { Disk, DiskFolder } from './disk/disk.ts';
 import { EngineError } from './errors.ts';
+import { GROUP_RECORD_SLOTS } from './formats.ts';
 import {
+  clearAway,
+  createNamed,
+  dataName,
+  LOG_NAME,
+  mapName,
+  noRecord,
+  openNamed,
+  openRecord,
+  RECORD_NAME,
+  type Undo,
+  undoAll,
+} from './group-folder.ts';
+import { createLog, openLog, planLog } from './group-log-file.ts';
+import {
+  checkRecordSize,
   GROUP_RECORD_FILE_BYTES,
   type GroupRecord,
   GroupRecordFile,
@@ -20,32 +36,25 @@ import {
 import { checkGroupSpec, checkVolumeSize, type GroupSpec, type VolumeSpec } from './group-spec.ts';
 import { MapFile } from './map/map-file.ts';
 import { type MapIdentity, mapFileBytes } from './map/map-format.ts';
-import { Volume } from './volume.ts';
+import type { Lsn } from './units.ts';
+import type { VolumeIdentity } from './volume.ts';
 
-const RECORD_NAME = 'group.record';
-const dataName = (volume: string) => `volumes/${volume}.img`;
-const mapName = (volume: string) => `maps/${volume}.map`;
+/** What a volume is made of. */
+export interface VolumeParts {
+  readonly identity: VolumeIdentity;
+  readonly disk: Disk;
+  readonly map: MapFile;
+}
 
-/** An open group, in its parts. Whoever gets it closes the volumes and the file. */
+/** An open group, in its parts. Whoever gets it closes disks, maps and the file. */
 export interface OpenGroup {
   readonly record: GroupRecord;
   readonly file: GroupRecordFile;
-  readonly volumes: ReadonlyMap<string, Volume>;
+  /** In the order of the record. */
+  readonly parts: readonly VolumeParts[];
+  readonly logDisk: Disk;
   /** Damage that was found and dealt with, a line each. */
   readonly warnings: readonly string[];
-}
-
-/** Undoes what was done so far, newest first. `clean`: every step before it succeeded, so that nothing is left of what they undo. */
-type Undo = (clean: boolean) => Promise<void>;
-
-async function undoAll(steps: Undo[]): Promise<void> {
-  // Best effort: the record says what is left, and the next `open` or `create` removes it. The error that led here is the one to tell.
-  let clean = true;
-  for (const step of steps.reverse()) {
-    await step(clean).catch(() => {
-      clean = false;
-    });
-  }
 }
 
 /** `Group.open`. */
@@ -61,14 +70,35 @@ export async function openGroup(folder: DiskFolder, clock: Clock): Promise<OpenG
   }
   const undo: Undo[] = [() => file.close()];
   try {
-    const volumes = new Map<string, Volume>();
+    const parts: VolumeParts[] = [];
     const warnings: string[] = [];
     for (const volume of record.volumes) {
       const opened = await openVolume(folder, record, volume, clock, warnings);
-      undo.push(() => opened.close());
-      volumes.set(volume.name, opened);
+      undo.push(() => closeVolume(opened));
+      parts.push(opened);
     }
-    return { record, file, volumes, warnings };
+    const logDisk = file.outdated ? await giveLog(folder, file, record) : await openLog(folder, record);
+    return { record, file, parts, logDisk, warnings };
+  } catch (error) {
+    await undoAll(undo);
+    throw error;
+  }
+}
+
+/** A group of a version that had no log gets one. What a try before this one left is made anew. */
+async function giveLog(folder: DiskFolder, file: GroupRecordFile, record: GroupRecord): Promise<Disk> {
+  await folder.remove(LOG_NAME);
+  const undo: Undo[] = [];
+  try {
+    const disk = await createLog(folder, record, undefined, undo);
+    // Once for each slot, which gets its space by that (rule S4).
+    for (let slot = 0; slot < GROUP_RECORD_SLOTS; slot++) {
+      // A record that could not be made durable may be so even so: then its log stays.
+      undo.length = 0;
+      undo.push(() => disk.close());
+      await file.write(record);
+    }
+    return disk;
   } catch (error) {
     await undoAll(undo);
     throw error;
@@ -88,8 +118,13 @@ export async function destroyGroup(folder: DiskFolder): Promise<void> {
   await clearAway(folder, record);
 }
 
-/** `Group.create`. */
-export async function createGroup(folder: DiskFolder, spec: GroupSpec, clock: Clock): Promise<OpenGroup> {
+/** `Group.create`. `firstLsn`: where its log begins, 0 unless told. */
+export async function createGroup(
+  folder: DiskFolder,
+  spec: GroupSpec,
+  clock: Clock,
+  options: { readonly firstLsn?: Lsn } = {},
+): Promise<OpenGroup> {
   checkGroupSpec(spec);
   await refuseOrClear(folder, spec.name);
   const undo: Undo[] = [];
@@ -101,48 +136,59 @@ export async function createGroup(folder: DiskFolder, spec: GroupSpec, clock: Cl
       if (found !== undefined) outside.set(volume.name, found);
       volumes.push(planVolume(spec, volume, found));
     }
-    const record: GroupRecord = {
-      state: 'creating',
-      id: randomUUID(),
-      name: spec.name,
-      role: 'primary',
-      createdAt: new Date(clock.nowMs()).toISOString(),
-      regionBytes: spec.regionBytes,
-      volumes,
-    };
+    const log = await planLog(folder, spec, volumes, undo);
+    const record = newRecord(spec, volumes, log.record, clock, options.firstLsn ?? 0);
+    checkRecordSize(record);
     const file = await createRecord(folder, record, undo);
-    const made = new Map<string, Volume>();
+    const parts: VolumeParts[] = [];
     for (const volume of volumes)
-      made.set(
-        volume.name,
-        await createVolume(folder, record, volume, outside.get(volume.name), clock, undo),
-      );
+      parts.push(await createVolume(folder, record, volume, outside.get(volume.name), clock, undo));
+    const logDisk = await createLog(folder, record, log.found, undo);
     const ready: GroupRecord = { ...record, state: 'ready' };
     undo.push(() => takeBack(folder, file));
     await file.write(ready);
-    return { record: ready, file, volumes: made, warnings: [] };
+    return { record: ready, file, parts, logDisk, warnings: [] };
   } catch (error) {
     await undoAll(undo);
     throw error;
   }
 }
 
+function newRecord(
+  spec: GroupSpec,
+  volumes: readonly VolumeRecord[],
+  log: GroupRecord['log'],
+  clock: Clock,
+  firstLsn: Lsn,
+): GroupRecord {
+  return {
+    state: 'creating',
+    id: randomUUID(),
+    name: spec.name,
+    role: 'primary',
+    createdAt: new Date(clock.nowMs()).toISOString(),
+    regionBytes: spec.regionBytes,
+    volumes,
+    log,
+    onFull: spec.onFull ?? 'hold',
+    generation: { number: 1, id: randomUUID(), firstLsn },
+    checkpointLsn: firstLsn,
+    nodes: [],
+    voided: [],
+    detached: [],
+  };
+}
+
 /** Opens the file that the user named, when it is there; undefined when one has to be made. */
 async function openExisting(folder: DiskFolder, volume: VolumeSpec, undo: Undo[]): Promise<Disk | undefined> {
   if (volume.file === undefined) return undefined;
-  try {
-    const disk = await folder.openOutside(volume.file);
-    undo.push(() => disk.close());
-    return disk;
-  } catch (error) {
-    const missing = error instanceof EngineError && error.code === 'not-found';
-    if (!missing) throw error;
-    // Its folder is missing: no size would help.
-    if (error.errno === 'ENOTDIR') throw error;
-    if (volume.sizeBytes !== undefined) return undefined;
+  const disk = await openNamed(folder, volume.file);
+  if (disk !== undefined) undo.push(() => disk.close());
+  else if (volume.sizeBytes === undefined) {
     const what = `volume ${volume.name}: ${volume.file} does not exist; give a size, and it is made`;
-    throw new EngineError('not-found', what, { cause: error });
+    throw new EngineError('not-found', what);
   }
+  return disk;
 }
 
 /** Settles the size of a volume, and gives it its id. */
@@ -165,8 +211,9 @@ async function createRecord(folder: DiskFolder, record: GroupRecord, undo: Undo[
   undo.push(async (clean) => {
     if (clean) await folder.remove(RECORD_NAME);
   });
+  undo.push(() => disk.close());
+  await GroupRecordFile.allocate(disk);
   const file = await GroupRecordFile.open(disk);
-  undo.push(() => file.close());
   await file.write(record);
   return file;
 }
@@ -179,15 +226,15 @@ async function createVolume(
   existing: Disk | undefined,
   clock: Clock,
   undo: Undo[],
-): Promise<Volume> {
-  const data = existing ?? (await createData(folder, volume, undo));
+): Promise<VolumeParts> {
+  const disk = existing ?? (await createData(folder, volume, undo));
   const identity = mapIdentity(record, volume);
   const mapDisk = await folder.create(mapName(volume.name), mapFileBytes(identity));
   undo.push(() => folder.remove(mapName(volume.name)));
   undo.push(() => mapDisk.close());
   // What a file held before is content that a first synchronisation has to move.
   const map = await MapFile.create(mapDisk, identity, clock, { allWritten: existing !== undefined });
-  return volumeOf(record, volume, data, map);
+  return { identity: volumeIdentity(record, volume), disk, map };
 }
 
 async function createData(folder: DiskFolder, volume: VolumeRecord, undo: Undo[]): Promise<Disk> {
@@ -195,7 +242,7 @@ async function createData(folder: DiskFolder, volume: VolumeRecord, undo: Undo[]
   const disk =
     file === undefined
       ? await folder.create(dataName(volume.name), volume.sizeBytes)
-      : await createOutside(folder, volume.name, file, volume.sizeBytes);
+      : await createNamed(folder, `volume ${volume.name}`, file, volume.sizeBytes);
   undo.push(() => (file === undefined ? folder.remove(dataName(volume.name)) : folder.removeOutside(file)));
   undo.push(() => disk.close());
   return disk;
@@ -213,50 +260,6 @@ async function takeBack(folder: DiskFolder, file: GroupRecordFile): Promise<void
   }
 }
 
-async function createOutside(
-  folder: DiskFolder,
-  volume: string,
-  file: string,
-  sizeBytes: number,
-): Promise<Disk> {
-  try {
-    return await folder.createOutside(file, sizeBytes);
-  } catch (error) {
-    if (!(error instanceof EngineError) || error.code !== 'exists') throw error;
-    // It was not there when the volumes were looked through.
-    const what =
-      `volume ${volume}: ${file} was made just now, for another volume of this group (by another name of it) ` +
-      'or by another program: name another file';
-    throw new EngineError('exists', what, { cause: error });
-  }
-}
-
-async function openRecord(folder: DiskFolder): Promise<GroupRecordFile | undefined> {
-  try {
-    return await GroupRecordFile.open(await folder.open(RECORD_NAME));
-  } catch (error) {
-    if (error instanceof EngineError && error.code === 'not-found') return undefined;
-    throw error;
-  }
-}
-
-/** Closes a record file without a record, and says what that means. */
-async function noRecord(folder: DiskFolder, file: GroupRecordFile | undefined): Promise<EngineError> {
-  await file?.close();
-  const files = await groupFiles(folder);
-  if (files.length > 0) {
-    const what = `there is data (${files[0]}, …) without an intact record of its group: put the record back, or move the data away`;
-    return new EngineError('corrupt', what);
-  }
-  // A crash while the very first record was written: there is nothing but that.
-  if (file !== undefined) await folder.remove(RECORD_NAME);
-  return new EngineError('not-found', 'there is no group');
-}
-
-async function groupFiles(folder: DiskFolder): Promise<string[]> {
-  return (await folder.list()).filter((name) => /^(volumes|maps)\//.test(name));
-}
-
 /** Makes sure that there is no group, and nothing left of one. */
 async function refuseOrClear(folder: DiskFolder, name: string): Promise<void> {
   const file = await openRecord(folder);
@@ -271,23 +274,18 @@ async function refuseOrClear(folder: DiskFolder, name: string): Promise<void> {
   await clearAway(folder, record);
 }
 
-/** Removes the files of a group in the folder, and the record last. */
-async function clearAway(folder: DiskFolder, record: GroupRecord): Promise<void> {
-  for (const volume of record.volumes) {
-    await folder.remove(dataName(volume.name));
-    await folder.remove(mapName(volume.name));
-  }
-  await folder.remove(RECORD_NAME);
-}
-
 function mapIdentity(record: GroupRecord, volume: VolumeRecord): MapIdentity {
   return { volumeId: volume.id, sizeBytes: volume.sizeBytes, regionBytes: record.regionBytes };
 }
 
-function volumeOf(record: GroupRecord, volume: VolumeRecord, data: Disk, map: MapFile): Volume {
+function volumeIdentity(record: GroupRecord, volume: VolumeRecord): VolumeIdentity {
   const { name, id, sizeBytes } = volume;
-  const identity = { name, id, sizeBytes, regionBytes: record.regionBytes };
-  return new Volume(identity, data, map, record.role === 'secondary');
+  return { name, id, sizeBytes, regionBytes: record.regionBytes };
+}
+
+async function closeVolume(parts: VolumeParts): Promise<void> {
+  await parts.map.close();
+  await parts.disk.close();
 }
 
 async function openVolume(
@@ -296,17 +294,17 @@ async function openVolume(
   volume: VolumeRecord,
   clock: Clock,
   warnings: string[],
-): Promise<Volume> {
+): Promise<VolumeParts> {
   const undo: Undo[] = [];
   try {
-    const data =
+    const disk =
       volume.file === undefined
         ? await folder.open(dataName(volume.name))
         : await folder.openOutside(volume.file);
-    undo.push(() => data.close());
-    if (data.sizeBytes < volume.sizeBytes) {
+    undo.push(() => disk.close());
+    if (disk.sizeBytes < volume.sizeBytes) {
       const what =
-        `volume ${volume.name}: its data, ${volume.file ?? dataName(volume.name)}, has ${data.sizeBytes} bytes, and had ` +
+        `volume ${volume.name}: its data, ${volume.file ?? dataName(volume.name)}, has ${disk.sizeBytes} bytes, and had ` +
         `${volume.sizeBytes}: put the whole back, or, if what was cut off may read as zeroes, ` +
         `grow it to that size (truncate -s ${volume.sizeBytes})`;
       throw new EngineError('corrupt', what);
@@ -315,7 +313,7 @@ async function openVolume(
     undo.push(() => mapDisk.close());
     const map = await MapFile.open(mapDisk, mapIdentity(record, volume), clock);
     for (const warning of map.warnings) warnings.push(`volume ${volume.name}: ${warning}`);
-    return volumeOf(record, volume, data, map);
+    return { identity: volumeIdentity(record, volume), disk, map };
   } catch (error) {
     await undoAll(undo);
     throw error;

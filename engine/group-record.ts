@@ -3,7 +3,7 @@
  * that are written in turn, so that one is whole at any moment: a torn write leaves the record before it.
  */
 import type { Disk } from './disk/disk.ts';
-import { assert, EngineError } from './errors.ts';
+import { EngineError } from './errors.ts';
 import {
   GROUP_RECORD_MAGIC,
   GROUP_RECORD_SLOT_BYTES,
@@ -13,6 +13,8 @@ import {
   isSealed,
   seal,
 } from './formats.ts';
+import { decodeRecord, encodeRecord } from './group-record-codec.ts';
+import type { Lsn } from './units.ts';
 
 export const GROUP_RECORD_FILE_BYTES = GROUP_RECORD_SLOTS * GROUP_RECORD_SLOT_BYTES;
 
@@ -25,6 +27,70 @@ export interface VolumeRecord {
   readonly file?: string;
 }
 
+/** The ring of the group's log. */
+export interface LogFileRecord {
+  readonly sizeBytes: number;
+  /** Absolute path of a file or device outside the group's folder; absent when the group has a file of its own. */
+  readonly file?: string;
+}
+
+export interface GenerationRecord {
+  readonly number: number;
+  /** A UUID. */
+  readonly id: string;
+  readonly firstLsn: Lsn;
+}
+
+/** A snapshot in the chain. The lists are names of volumes that have a store of that kind. */
+export interface SnapshotRecord {
+  readonly kind: 'snapshot';
+  readonly id: string;
+  /** null: its name was taken away, and the janitor takes the layer down (rule S4). */
+  readonly name: string | null;
+  readonly lsn: Lsn;
+  readonly createdAt: string;
+  readonly local: boolean;
+  /** Names of the volumes that it restores, when it was taken to undo a restore. */
+  readonly undoOf?: readonly string[];
+  /** Preserved. */
+  readonly stores: readonly string[];
+  /** Modified. */
+  readonly written: readonly string[];
+  /** Copied so far, while it is being detached. */
+  readonly copied: readonly string[];
+  readonly detaching: boolean;
+}
+
+/** A restore with regions to come. */
+export interface RestoreRecord {
+  readonly kind: 'restore';
+  readonly id: string;
+  readonly lsn: Lsn;
+  readonly sourceId: string;
+  /** Names of the volumes that have regions to come. */
+  readonly volumes: readonly string[];
+}
+
+export type NodeRecord = SnapshotRecord | RestoreRecord;
+
+/** A snapshot that has left the chain with a copy of everything. */
+export interface DetachedRecord {
+  readonly id: string;
+  /** null: its name was taken away. */
+  readonly name: string | null;
+  readonly lsn: Lsn;
+  readonly createdAt: string;
+  readonly local: boolean;
+  /** A UUID that names the files of its changed maps: each refresh begins new ones. */
+  readonly changedId: string;
+  /** Copied. */
+  readonly stores: readonly string[];
+  /** Modified. */
+  readonly written: readonly string[];
+  readonly refresh?: { readonly layerId: string; readonly id: string };
+}
+
+/** All control state of a group (rule L10). */
 export interface GroupRecord {
   /** `creating` and `deleting`: the files are not all there, and the group is not; they are to be removed. */
   readonly state: 'creating' | 'ready' | 'deleting';
@@ -36,49 +102,56 @@ export interface GroupRecord {
   readonly createdAt: string;
   readonly regionBytes: number;
   readonly volumes: readonly VolumeRecord[];
+  readonly log: LogFileRecord;
+  /** What gives way when a disk is full (rule S8). */
+  readonly onFull: 'hold' | 'give-up';
+  readonly generation: GenerationRecord;
+  /** Records below it need no replay. */
+  readonly checkpointLsn: Lsn;
+  /** The chain, in LSN order. */
+  readonly nodes: readonly NodeRecord[];
+  /** Ids of snapshots that were given up before their record was applied (rule S4). */
+  readonly voided: readonly string[];
+  readonly detached: readonly DetachedRecord[];
 }
 
-const UUID = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/;
+/** What may be added to a record of the base size, all worst cases taken together: see the test of that name. */
+export const MAX_RECORDED_NODES = 1024;
+/** Of a record without a chain, in bytes of JSON: 64 volumes, each with a path of 4 KiB outside, take a little more than half of that. */
+export const MAX_BASE_RECORD_BYTES = GROUP_RECORD_SLOT_BYTES / 2;
 
-function isObject(value: unknown): value is Record<string, unknown> {
-  return typeof value === 'object' && value !== null && !Array.isArray(value);
-}
-
-function isVolumeRecord(value: unknown): value is VolumeRecord {
-  return (
-    isObject(value) &&
-    typeof value['name'] === 'string' &&
-    typeof value['id'] === 'string' &&
-    UUID.test(value['id']) &&
-    Number.isSafeInteger(value['sizeBytes']) &&
-    (value['file'] === undefined || typeof value['file'] === 'string')
-  );
-}
-
-function isGroupRecord(value: unknown): value is GroupRecord {
-  return (
-    isObject(value) &&
-    ['creating', 'ready', 'deleting'].includes(String(value['state'])) &&
-    typeof value['id'] === 'string' &&
-    UUID.test(value['id']) &&
-    typeof value['name'] === 'string' &&
-    ['primary', 'secondary'].includes(String(value['role'])) &&
-    typeof value['createdAt'] === 'string' &&
-    Number.isSafeInteger(value['regionBytes']) &&
-    Array.isArray(value['volumes']) &&
-    value['volumes'].every(isVolumeRecord)
-  );
-}
+const PAGE_BYTES = 4096;
 
 interface Slot {
   readonly sequence: bigint;
+  readonly version: number;
   readonly record: GroupRecord;
 }
 
-function encodeSlot(record: GroupRecord, sequence: bigint): Buffer {
-  const payload = Buffer.from(JSON.stringify(record), 'utf8');
-  const bytes = Buffer.alloc(groupRecordHeaderLayout.span + payload.length);
-  assert(bytes.length <= GROUP_RECORD_SLOT_BYTES, 'the record fits its slot');
+/** One that was read, and how it lies on the disk. */
+interface FoundSlot extends Slot {
+  readonly bytes: Buffer;
+}
+
+/** Throws `invalid` when the record of a new group leaves no room for its snapshots. */
+export function checkRecordSize(record: GroupRecord): void {
+  const bytes = encodeRecord(record).length;
+  if (bytes <= MAX_BASE_RECORD_BYTES) return;
+  const what = `the group's record takes ${bytes} bytes, above the limit of ${MAX_BASE_RECORD_BYTES}: use shorter paths for its files`;
+  throw new EngineError('invalid', what);
+}
+
+function encodeSlot(record: GroupRecord, sequence: bigint, padded: boolean): Buffer {
+  const payload = encodeRecord(record);
+  const lengthBytes = groupRecordHeaderLayout.span + payload.length;
+  if (lengthBytes > GROUP_RECORD_SLOT_BYTES) {
+    const what = `the group's record would take ${lengthBytes} bytes, above the limit of ${GROUP_RECORD_SLOT_BYTES}: delete snapshots`;
+    throw new EngineError('invalid', what);
+  }
+  // Whole pages, so that the kernel never has to read one first.
+  const bytes = Buffer.alloc(
+    padded ? GROUP_RECORD_SLOT_BYTES : Math.ceil(lengthBytes / PAGE_BYTES) * PAGE_BYTES,
+  );
   groupRecordHeaderLayout.encode(
     {
       crc: 0,
@@ -91,51 +164,75 @@ function encodeSlot(record: GroupRecord, sequence: bigint): Buffer {
     bytes,
   );
   payload.copy(bytes, groupRecordHeaderLayout.span);
-  seal(bytes);
+  seal(bytes.subarray(0, lengthBytes));
   return bytes;
 }
 
 /** The slot's record, or undefined when it is blank, torn or damaged. */
-function decodeSlot(bytes: Buffer): Slot | undefined {
-  const header = groupRecordHeaderLayout.decode(bytes);
+async function readSlot(disk: Disk, startBytes: number): Promise<FoundSlot | undefined> {
+  const head = Buffer.alloc(PAGE_BYTES);
+  await disk.read(head, 0, head.length, startBytes);
+  const header = groupRecordHeaderLayout.decode(head);
   if (!header.magic.equals(GROUP_RECORD_MAGIC)) return undefined;
   const endBytes = groupRecordHeaderLayout.span + header.payloadBytes;
-  if (endBytes > bytes.length || !isSealed(bytes.subarray(0, endBytes))) return undefined;
-  if (header.version !== GROUP_RECORD_VERSION) {
-    const what = `the group's record has version ${header.version}; this program knows ${GROUP_RECORD_VERSION}`;
+  if (endBytes > GROUP_RECORD_SLOT_BYTES) return undefined;
+  const bytes = Buffer.alloc(endBytes);
+  head.copy(bytes);
+  if (endBytes > head.length)
+    await disk.read(bytes, head.length, endBytes - head.length, startBytes + head.length);
+  if (!isSealed(bytes)) return undefined;
+  const { version, sequence } = header;
+  if (version < 1 || version > GROUP_RECORD_VERSION) {
+    const what = `the group's record has version ${version}; this program knows ${GROUP_RECORD_VERSION} and below`;
     throw new EngineError('unsupported', what);
   }
-  const text = bytes.toString('utf8', groupRecordHeaderLayout.span, endBytes);
-  const record: unknown = JSON.parse(text);
-  // It is what we wrote, so a program of another opinion did.
-  if (!isGroupRecord(record))
-    throw new EngineError('corrupt', "the group's record is intact and makes no sense");
-  return { sequence: header.sequence, record };
+  const record = decodeRecord(bytes.toString('utf8', groupRecordHeaderLayout.span), version);
+  return { sequence, version, record, bytes };
 }
 
-/** The file of a record. Its owner writes one record at a time. */
+const slotStart = (sequence: bigint): number =>
+  Number(sequence % BigInt(GROUP_RECORD_SLOTS)) * GROUP_RECORD_SLOT_BYTES;
+
+/**
+ * The file of a record. Its owner writes one record at a time.
+ *
+ * All its space is taken when a group is made, so that a full disk never keeps a name from being taken away (rule S4).
+ */
 export class GroupRecordFile {
+  /** The record was written by a version before this one, and there is no log yet. */
+  readonly outdated: boolean;
   readonly #disk: Disk;
   #newest: Slot | undefined;
+  /** A slot may lack its space: it was made by a version that did not see to that. So slots are written whole. */
+  readonly #padded: boolean;
 
-  private constructor(disk: Disk, newest: Slot | undefined) {
+  private constructor(disk: Disk, newest: Slot | undefined, oldest: number) {
     this.#disk = disk;
     this.#newest = newest;
+    this.#padded = oldest < GROUP_RECORD_VERSION;
+    this.outdated = newest !== undefined && newest.version < GROUP_RECORD_VERSION;
+  }
+
+  /** Takes the space of a record's file, on a new disk. Durable with the first record. */
+  static async allocate(disk: Disk): Promise<void> {
+    await disk.zero(0, GROUP_RECORD_FILE_BYTES, false);
   }
 
   /** Reads the record, if there is an intact one. The disk is owned from here on, also when this throws. */
   static async open(disk: Disk): Promise<GroupRecordFile> {
     try {
-      // What this process reads may still be in the page cache only, from one that was killed.
-      await disk.sync();
-      const bytes = Buffer.alloc(Math.min(GROUP_RECORD_FILE_BYTES, disk.sizeBytes));
-      await disk.read(bytes, 0, bytes.length, 0);
-      let newest: Slot | undefined;
-      for (let start = 0; start + GROUP_RECORD_SLOT_BYTES <= bytes.length; start += GROUP_RECORD_SLOT_BYTES) {
-        const slot = decodeSlot(bytes.subarray(start, start + GROUP_RECORD_SLOT_BYTES));
-        if (slot !== undefined && (newest === undefined || slot.sequence > newest.sequence)) newest = slot;
+      let newest: FoundSlot | undefined;
+      let oldest = GROUP_RECORD_VERSION;
+      for (let slot = 0; slot < GROUP_RECORD_SLOTS; slot++) {
+        const startBytes = slot * GROUP_RECORD_SLOT_BYTES;
+        if (startBytes + GROUP_RECORD_SLOT_BYTES > disk.sizeBytes) break;
+        const found = await readSlot(disk, startBytes);
+        if (found === undefined) continue;
+        oldest = Math.min(oldest, found.version);
+        if (newest === undefined || found.sequence > newest.sequence) newest = found;
       }
-      return new GroupRecordFile(disk, newest);
+      if (newest !== undefined) await makeDurable(disk, newest);
+      return new GroupRecordFile(disk, newest, oldest);
     } catch (error) {
       await disk.close();
       throw error;
@@ -147,17 +244,35 @@ export class GroupRecordFile {
     return this.#newest?.record;
   }
 
-  /** Durable when the promise resolves; when it rejects, or never settles, the record before it or this one holds. */
+  /**
+   * Durable when the promise resolves; when it rejects, or never settles, the record before it or this one holds. Rejects with `disk`; with
+   * `invalid`, and nothing is written, for a record that is too large.
+   */
   async write(record: GroupRecord): Promise<void> {
     const sequence = (this.#newest?.sequence ?? 0n) + 1n;
-    const bytes = encodeSlot(record, sequence);
-    const start = Number(sequence % BigInt(GROUP_RECORD_SLOTS)) * GROUP_RECORD_SLOT_BYTES;
-    await this.#disk.write(bytes, 0, bytes.length, start);
+    const bytes = encodeSlot(record, sequence, this.#padded);
+    const start = slotStart(sequence);
+    if (!this.#disk.tryWrite(bytes, 0, bytes.length, start))
+      await this.#disk.write(bytes, 0, bytes.length, start);
     await this.#disk.sync();
-    this.#newest = { sequence, record };
+    this.#newest = { sequence, version: GROUP_RECORD_VERSION, record };
+  }
+
+  /** Lets `write` be tried again after a sync that failed: it writes all that was lost again, into the same slot (rule L6). */
+  forgive(): void {
+    this.#disk.forgive();
   }
 
   close(): Promise<void> {
     return this.#disk.close();
   }
+}
+
+/**
+ * What was read may be in the page cache alone: from a process that was killed, or, after a sync that failed, called clean by a kernel that never
+ * wrote it (rule L6). So it is written where it lies before it counts.
+ */
+async function makeDurable(disk: Disk, slot: FoundSlot): Promise<void> {
+  await disk.write(slot.bytes, 0, slot.bytes.length, slotStart(slot.sequence));
+  await disk.sync();
 }

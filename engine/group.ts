@@ -1,9 +1,9 @@
 import type { Clock } from './clock.ts';
-import type { DiskFolder } from './disk/disk.ts';
+import type { Disk, DiskFolder } from './disk/disk.ts';
 import { createGroup, destroyGroup, type OpenGroup, openGroup } from './group-files.ts';
 import type { GroupRecordFile } from './group-record.ts';
 import type { GroupSpec } from './group-spec.ts';
-import type { Volume } from './volume.ts';
+import { Volume } from './volume.ts';
 
 export type { GroupSpec, VolumeSpec } from './group-spec.ts';
 
@@ -24,6 +24,7 @@ export class Group {
   /** Damage that was found and dealt with when the group was opened, a line each. */
   readonly warnings: readonly string[];
   readonly #record: GroupRecordFile;
+  readonly #logDisk: Disk;
   #closing: Promise<void> | undefined;
 
   private constructor(parts: OpenGroup) {
@@ -32,9 +33,16 @@ export class Group {
     this.role = parts.record.role;
     this.createdAt = parts.record.createdAt;
     this.regionBytes = parts.record.regionBytes;
-    this.volumes = parts.volumes;
+    const readOnly = this.role === 'secondary';
+    this.volumes = new Map(
+      parts.parts.map(({ identity, disk, map }) => [
+        identity.name,
+        new Volume(identity, disk, map, readOnly),
+      ]),
+    );
     this.warnings = parts.warnings;
     this.#record = parts.file;
+    this.#logDisk = parts.logDisk;
   }
 
   /**
@@ -66,6 +74,7 @@ export class Group {
 
   async #closeAll(): Promise<void> {
     const results = await Promise.allSettled([...this.volumes.values()].map((volume) => volume.close()));
+    await this.#logDisk.close();
     await this.#record.close();
     for (const result of results) if (result.status === 'rejected') throw result.reason;
   }

@@ -1,0 +1,120 @@
+/** The files of a group in its folder, by name, and how they are cleared away. */
+import type { Disk, DiskFolder } from './disk/disk.ts';
+import { EngineError } from './errors.ts';
+import { type GroupRecord, GroupRecordFile } from './group-record.ts';
+
+export const RECORD_NAME = 'group.record';
+export const LOG_NAME = 'log.ring';
+export const dataName = (volume: string): string => `volumes/${volume}.img`;
+export const mapName = (volume: string): string => `maps/${volume}.map`;
+
+/** What snapshots and restores keep: `snapshots/ID/VOLUME.KIND` and `restores/ID/VOLUME.map`. */
+const CHAIN_FILE = /^(snapshots|restores)\//;
+/** Whatever a group has beside its record. */
+const GROUP_FILE = /^((volumes|maps|snapshots|restores)\/|log\.ring$)/;
+
+/** Undoes what was done so far, newest first. `clean`: every step before it succeeded, so that nothing is left of what they undo. */
+export type Undo = (clean: boolean) => Promise<void>;
+
+export async function undoAll(steps: Undo[]): Promise<void> {
+  // Best effort: the record says what is left, and the next `open` or `create` removes it. The error that led here is the one to tell.
+  let clean = true;
+  for (const step of steps.reverse()) {
+    await step(clean).catch(() => {
+      clean = false;
+    });
+  }
+}
+
+export function isCode(error: unknown, code: EngineError['code']): error is EngineError {
+  return error instanceof EngineError && error.code === code;
+}
+
+/** Opens a file that the user named; undefined when it is not there, and can be made. `hint` says what to do when it cannot. */
+export async function openNamed(folder: DiskFolder, path: string): Promise<Disk | undefined> {
+  try {
+    return await folder.openOutside(path);
+  } catch (error) {
+    // Where its folder is missing it cannot be made.
+    if (isCode(error, 'not-found') && error.errno !== 'ENOTDIR') return undefined;
+    throw error;
+  }
+}
+
+/** Makes a file that the user named, for `what`, and that was not there just now. */
+export async function createNamed(
+  folder: DiskFolder,
+  what: string,
+  path: string,
+  sizeBytes: number,
+): Promise<Disk> {
+  try {
+    return await folder.createOutside(path, sizeBytes);
+  } catch (error) {
+    if (!isCode(error, 'exists')) throw error;
+    const why =
+      `${what}: ${path} was made just now, for another part of this group (by another name of it) ` +
+      'or by another program: name another file';
+    throw new EngineError('exists', why, { cause: error });
+  }
+}
+
+export async function openRecord(folder: DiskFolder): Promise<GroupRecordFile | undefined> {
+  try {
+    return await GroupRecordFile.open(await folder.open(RECORD_NAME));
+  } catch (error) {
+    if (isCode(error, 'not-found')) return undefined;
+    throw error;
+  }
+}
+
+/** Closes a record file without a record, and says what that means. */
+export async function noRecord(folder: DiskFolder, file: GroupRecordFile | undefined): Promise<EngineError> {
+  await file?.close();
+  const files = (await folder.list()).filter((name) => GROUP_FILE.test(name));
+  if (files.length > 0) {
+    const what = `there is data (${files[0]}, …) without an intact record of its group: put the record back, or move the data away`;
+    return new EngineError('corrupt', what);
+  }
+  // A crash while the very first record was written: there is nothing but that.
+  if (file !== undefined) await folder.remove(RECORD_NAME);
+  return new EngineError('not-found', 'there is no group');
+}
+
+/** Removes the files of a group in the folder, and the record last. Files and devices outside stay. */
+export async function clearAway(folder: DiskFolder, record: GroupRecord): Promise<void> {
+  for (const name of await folder.list()) if (CHAIN_FILE.test(name)) await folder.remove(name);
+  for (const volume of record.volumes) {
+    await folder.remove(dataName(volume.name));
+    await folder.remove(mapName(volume.name));
+  }
+  await folder.remove(LOG_NAME);
+  await folder.remove(RECORD_NAME);
+}
+
+/**
+ * Removes what snapshots and restores left behind that the record does not know: a crash came between a file and the record that names it. Before
+ * anything else is opened. A file of a kind that the record has no list for stays as long as its owner is known.
+ */
+export async function clearStrays(folder: DiskFolder, record: GroupRecord): Promise<void> {
+  const known = new Set<string>();
+  const kinds = new Map<string, Readonly<Record<string, readonly string[]>>>();
+  for (const node of record.nodes) {
+    known.add(node.id);
+    if (node.kind === 'snapshot')
+      kinds.set(node.id, { preserved: node.stores, modified: node.written, copied: node.copied });
+  }
+  for (const { id, changedId, stores, written, refresh } of record.detached) {
+    for (const owner of [id, changedId, ...(refresh === undefined ? [] : [refresh.id, refresh.layerId])])
+      known.add(owner);
+    kinds.set(id, { preserved: [], modified: written, copied: stores });
+  }
+  for (const name of await folder.list()) {
+    if (!CHAIN_FILE.test(name)) continue;
+    const [, owner = '', file = ''] = name.split('/');
+    const dot = file.lastIndexOf('.');
+    const volumes = kinds.get(owner)?.[file.slice(dot + 1)];
+    const stays = known.has(owner) && (volumes === undefined || volumes.includes(file.slice(0, dot)));
+    if (!stays) await folder.remove(name);
+  }
+}

@@ -1,0 +1,225 @@
+/**
+ * A group's record as JSON, and back, checked. Sets of volumes are bitmaps there (bit n: the volume with number n), so that the record of a
+ * group of many volumes and snapshots fits its slot: see `MAX_RECORDED_NODES`.
+ */
+import { EngineError } from './errors.ts';
+import type {
+  DetachedRecord,
+  GroupRecord,
+  NodeRecord,
+  RestoreRecord,
+  SnapshotRecord,
+  VolumeRecord,
+} from './group-record.ts';
+import { defaultLogBytes } from './group-spec.ts';
+
+type Json = Readonly<Record<string, unknown>>;
+type Check = (value: unknown) => boolean;
+
+const UUID = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/;
+const VOLUME_SET = /^(0|[1-9a-f][0-9a-f]{0,15})$/;
+
+const text: Check = (value) => typeof value === 'string';
+const flag: Check = (value) => typeof value === 'boolean';
+const uuid: Check = (value) => typeof value === 'string' && UUID.test(value);
+const count: Check = (value) => Number.isSafeInteger(value) && Number(value) >= 0;
+const volumeSet: Check = (value) => typeof value === 'string' && VOLUME_SET.test(value);
+const oneOf =
+  (...values: readonly string[]): Check =>
+  (value) =>
+    typeof value === 'string' && values.includes(value);
+const listOf =
+  (item: Check): Check =>
+  (value) =>
+    Array.isArray(value) && value.every(item);
+const either =
+  (...checks: readonly Check[]): Check =>
+  (value) =>
+    checks.some((check) => check(value));
+const nothing: Check = (value) => value === null;
+
+function isObject(value: unknown): value is Json {
+  return typeof value === 'object' && value !== null && !Array.isArray(value);
+}
+
+/** An object with these fields and no others. */
+const object =
+  (required: Readonly<Record<string, Check>>, optional: Readonly<Record<string, Check>> = {}): Check =>
+  (value) =>
+    isObject(value) &&
+    Object.entries(required).every(([key, check]) => check(value[key])) &&
+    Object.entries(value).every(([key, field]) => key in required || (optional[key]?.(field) ?? false));
+
+const baseFields = {
+  state: oneOf('creating', 'ready', 'deleting'),
+  id: uuid,
+  name: text,
+  role: oneOf('primary', 'secondary'),
+  createdAt: text,
+  regionBytes: count,
+  volumes: listOf(object({ name: text, id: uuid, sizeBytes: count }, { file: text })),
+};
+const isVersion1 = object(baseFields);
+
+const snapshotFields = object(
+  {
+    kind: oneOf('snapshot'),
+    id: uuid,
+    name: either(text, nothing),
+    lsn: count,
+    createdAt: text,
+    local: flag,
+    stores: volumeSet,
+    written: volumeSet,
+    copied: volumeSet,
+    detaching: flag,
+  },
+  { undoOf: volumeSet },
+);
+const restoreFields = object({
+  kind: oneOf('restore'),
+  id: uuid,
+  lsn: count,
+  sourceId: uuid,
+  volumes: volumeSet,
+});
+const detachedFields = object(
+  {
+    id: uuid,
+    name: either(text, nothing),
+    lsn: count,
+    createdAt: text,
+    local: flag,
+    changedId: uuid,
+    stores: volumeSet,
+    written: volumeSet,
+  },
+  { refresh: object({ layerId: uuid, id: uuid }) },
+);
+const isVersion2 = object({
+  ...baseFields,
+  log: object({ sizeBytes: count }, { file: text }),
+  onFull: oneOf('hold', 'give-up'),
+  generation: object({ number: count, id: uuid, firstLsn: count }),
+  checkpointLsn: count,
+  nodes: listOf(either(snapshotFields, restoreFields)),
+  voided: listOf(uuid),
+  detached: listOf(detachedFields),
+});
+
+/** What version 1 has, and what a node looks like in version 2. The checks above say so. */
+type BaseJson = Pick<GroupRecord, 'state' | 'id' | 'name' | 'role' | 'createdAt' | 'regionBytes' | 'volumes'>;
+type SnapshotJson = Omit<SnapshotRecord, 'undoOf' | 'stores' | 'written' | 'copied'> & {
+  readonly undoOf?: string;
+  readonly stores: string;
+  readonly written: string;
+  readonly copied: string;
+};
+type RestoreJson = Omit<RestoreRecord, 'volumes'> & { readonly volumes: string };
+type DetachedJson = Omit<DetachedRecord, 'stores' | 'written'> & {
+  readonly stores: string;
+  readonly written: string;
+};
+type RecordJson = Omit<GroupRecord, 'nodes' | 'detached'> & {
+  readonly nodes: readonly (SnapshotJson | RestoreJson)[];
+  readonly detached: readonly DetachedJson[];
+};
+
+function toSet(names: readonly string[], volumes: readonly VolumeRecord[]): string {
+  let set = 0n;
+  for (const name of names) {
+    const number = volumes.findIndex((volume) => volume.name === name);
+    if (number < 0) throw new Error(`bug: the group has no volume ${name}`);
+    set |= 1n << BigInt(number);
+  }
+  return set.toString(16);
+}
+
+function fromSet(set: string, volumes: readonly VolumeRecord[]): string[] {
+  const bits = BigInt(`0x${set}`);
+  if (bits >> BigInt(volumes.length) !== 0n) throw senseless('it names a volume that there is not');
+  return volumes.filter((_, number) => ((bits >> BigInt(number)) & 1n) === 1n).map((volume) => volume.name);
+}
+
+export function encodeRecord(record: GroupRecord): Buffer {
+  const set = (names: readonly string[]) => toSet(names, record.volumes);
+  const json: RecordJson = {
+    ...record,
+    nodes: record.nodes.map((node) => {
+      if (node.kind === 'restore') return { ...node, volumes: set(node.volumes) };
+      const { undoOf, ...rest } = node;
+      return {
+        ...rest,
+        stores: set(node.stores),
+        written: set(node.written),
+        copied: set(node.copied),
+        ...(undoOf === undefined ? {} : { undoOf: set(undoOf) }),
+      };
+    }),
+    detached: record.detached.map((snapshot) => ({
+      ...snapshot,
+      stores: set(snapshot.stores),
+      written: set(snapshot.written),
+    })),
+  };
+  return Buffer.from(JSON.stringify(json), 'utf8');
+}
+
+function senseless(why: string): EngineError {
+  // It is what we wrote, so a program of another opinion did.
+  return new EngineError('corrupt', `the group's record is intact and makes no sense: ${why}`);
+}
+
+/** Throws `corrupt` for what no version of the program writes. `version` is 1 or 2. */
+export function decodeRecord(payload: string, version: number): GroupRecord {
+  let json: unknown;
+  try {
+    json = JSON.parse(payload);
+  } catch {
+    throw senseless('it is no JSON');
+  }
+  if (version === 1) {
+    if (!isVersion1(json)) throw senseless('its fields are not those of version 1');
+    return upgraded(json as BaseJson);
+  }
+  if (!isVersion2(json)) throw senseless('its fields are not those of version 2');
+  return withNames(json as RecordJson);
+}
+
+/** A group of version 1 had neither log nor snapshots, and was in direct mode. */
+function upgraded(json: BaseJson): GroupRecord {
+  return {
+    ...json,
+    log: { sizeBytes: defaultLogBytes(json.volumes, json.regionBytes) },
+    onFull: 'hold',
+    generation: { number: 1, id: json.id, firstLsn: 0 },
+    checkpointLsn: 0,
+    nodes: [],
+    voided: [],
+    detached: [],
+  };
+}
+
+function withNames(json: RecordJson): GroupRecord {
+  const names = (set: string) => fromSet(set, json.volumes);
+  const nodes = json.nodes.map((node): NodeRecord => {
+    if (node.kind === 'restore') return { ...node, volumes: names(node.volumes) };
+    const { undoOf, ...rest } = node;
+    return {
+      ...rest,
+      stores: names(node.stores),
+      written: names(node.written),
+      copied: names(node.copied),
+      ...(undoOf === undefined ? {} : { undoOf: names(undoOf) }),
+    };
+  });
+  // Records that are barriers have LSNs of their own, but a snapshot taken between batches shares one with the record after it.
+  if (nodes.some((node, index) => node.lsn < (nodes[index - 1]?.lsn ?? 0)))
+    throw senseless('the chain is out of order');
+  const detached = json.detached.map((snapshot) => ({
+    ...snapshot,
+    stores: names(snapshot.stores),
+    written: names(snapshot.written),
+  }));
+  return { ...json, nodes, detached };
+}
