@@ -9,6 +9,7 @@ import { parse, TomlError } from 'smol-toml';
 import { type Static, Type } from 'typebox';
 import { Value } from 'typebox/value';
 import { EngineError, errnoOf } from '../engine/errors.ts';
+import { MIB } from '../engine/units.ts';
 import { MAX_PAYLOAD_BYTES } from '../protocol/limits.ts';
 import { formatNbdUri, type NbdUri } from '../protocol/uri.ts';
 import { DEFAULT_LIMITS, LARGE_REQUEST_BYTES, type ServerLimits } from './limits.ts';
@@ -30,7 +31,21 @@ export interface Settings {
   readonly advertise: string | undefined;
   readonly logLevel: LogLevel;
   readonly limits: ServerLimits;
+  readonly groups: GroupLimits;
 }
+
+/** What each group of the node may take. */
+export interface GroupLimits {
+  /** Memory for writes that are logged and not applied, and for maps, in bytes. */
+  readonly memoryBytes: number;
+  /** What a restore copies in the background, in bytes a second; 0: no limit. */
+  readonly copyBytesPerSecond: number;
+}
+
+export const DEFAULT_GROUP_LIMITS: GroupLimits = {
+  memoryBytes: 256 * MIB, // payload of some seconds of writing; the maps of 1 TiB at 64 KiB a region take 2 MiB each
+  copyBytesPerSecond: 0,
+};
 
 /** What was given on the command line. */
 export interface SettingFlags {
@@ -57,6 +72,11 @@ const LimitsTable = Type.Object(
   { additionalProperties: false },
 );
 
+const GroupsTable = Type.Object(
+  { 'memory-bytes': Type.Optional(Bytes), 'copy-bytes-per-second': Type.Optional(Bytes) },
+  { additionalProperties: false },
+);
+
 const ConfigFile = Type.Object(
   {
     listen: Type.Optional(Type.Array(Type.String(), { minItems: 1, maxItems: MAX_LISTENERS })),
@@ -64,6 +84,7 @@ const ConfigFile = Type.Object(
     advertise: Type.Optional(Type.String({ minLength: 1 })),
     'log-level': Type.Optional(Type.Union(LOG_LEVELS.map((level) => Type.Literal(level)))),
     limits: Type.Optional(LimitsTable),
+    groups: Type.Optional(GroupsTable),
   },
   { additionalProperties: false },
 );
@@ -91,6 +112,7 @@ export async function loadSettings(flags: SettingFlags, configPath: string | und
       advertise === undefined ? undefined : from('advertise', () => formatNbdUri(parseUri(advertise))),
     logLevel: flags.logLevel ?? (file['log-level'] as LogLevel | undefined) ?? 'info',
     limits: limitsOf(file.limits ?? {}, configPath ?? ''),
+    groups: groupLimitsOf(file.groups ?? {}, configPath ?? ''),
   };
 }
 
@@ -147,33 +169,62 @@ async function readConfigFile(path: string): Promise<ConfigFile> {
 function isUnknown(schema: typeof ConfigFile, setting: string): boolean {
   const [head = '', tail] = setting.split('.');
   if (!(head in schema.properties)) return true;
-  return head === 'limits' && tail !== undefined && !(tail in LimitsTable.properties);
+  const table = head === 'limits' ? LimitsTable : head === 'groups' ? GroupsTable : undefined;
+  return table !== undefined && tail !== undefined && !(tail in table.properties);
 }
 
-/** Smallest bound of each limit in bytes: below it one request could never be served. */
-const LEAST_BYTES = { privateBytesPerConnection: LARGE_REQUEST_BYTES, sharedBytes: MAX_PAYLOAD_BYTES };
+/** Smallest bound of each setting in bytes: below it one request could never be served. */
+const LEAST_BYTES = {
+  privateBytesPerConnection: LARGE_REQUEST_BYTES,
+  sharedBytes: MAX_PAYLOAD_BYTES,
+  memoryBytes: MAX_PAYLOAD_BYTES,
+};
+
+/** A size of the file: a number of bytes, or text. */
+function sizeOf(value: number | string, path: string, key: string): number {
+  return typeof value === 'number' ? value : inFile(path, key, () => parseSize(value));
+}
+
+/** A size of the file that memory is taken for. */
+function memorySizeOf(value: number | string, path: string, key: string, least: number): number {
+  const size = sizeOf(value, path, key);
+  if (size < least)
+    throw new EngineError(
+      'invalid',
+      `${path}: setting '${key}' is below ${least} bytes, the least that works`,
+    );
+  const memory = totalmem();
+  if (size > memory)
+    throw new EngineError(
+      'invalid',
+      `${path}: setting '${key}' is more than the memory of this machine, ${formatSize(memory)}`,
+    );
+  return size;
+}
+
+function groupLimitsOf(table: Static<typeof GroupsTable>, path: string): GroupLimits {
+  const { 'memory-bytes': memory, 'copy-bytes-per-second': copy } = table;
+  return {
+    memoryBytes:
+      memory === undefined
+        ? DEFAULT_GROUP_LIMITS.memoryBytes
+        : memorySizeOf(memory, path, 'groups.memory-bytes', LEAST_BYTES.memoryBytes),
+    copyBytesPerSecond:
+      copy === undefined
+        ? DEFAULT_GROUP_LIMITS.copyBytesPerSecond
+        : sizeOf(copy, path, 'groups.copy-bytes-per-second'),
+  };
+}
 
 function limitsOf(table: Static<typeof LimitsTable>, path: string): ServerLimits {
   const bytes = (
     key: 'private-bytes-per-connection' | 'shared-bytes',
-    field: keyof typeof LEAST_BYTES,
+    field: 'privateBytesPerConnection' | 'sharedBytes',
   ): number => {
     const value = table[key];
-    if (value === undefined) return DEFAULT_LIMITS[field];
-    const size = typeof value === 'number' ? value : inFile(path, `limits.${key}`, () => parseSize(value));
-    const least = LEAST_BYTES[field];
-    if (size < least)
-      throw new EngineError(
-        'invalid',
-        `${path}: setting 'limits.${key}' is below ${least} bytes, the least that works`,
-      );
-    const memory = totalmem();
-    if (size > memory)
-      throw new EngineError(
-        'invalid',
-        `${path}: setting 'limits.${key}' is more than the memory of this machine, ${formatSize(memory)}`,
-      );
-    return size;
+    return value === undefined
+      ? DEFAULT_LIMITS[field]
+      : memorySizeOf(value, path, `limits.${key}`, LEAST_BYTES[field]);
   };
   return {
     maxConnections: table['max-connections'] ?? DEFAULT_LIMITS.maxConnections,

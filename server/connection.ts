@@ -133,7 +133,7 @@ export class Connection implements SocketReader, TransmissionHost {
     if (transmission === null) return undefined;
     return {
       id: this.id,
-      exportName: transmission.served.name,
+      exportName: transmission.served.presentName,
       peer: this.peer,
       since: this.#since,
       readOnly: (transmission.rules.transmissionFlags & NBD_FLAG_READ_ONLY) !== 0,

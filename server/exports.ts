@@ -63,6 +63,13 @@ export class ServedExport implements ExportInfo {
     this.forKernelDevice = forKernelDevice;
   }
 
+  /** `name`, or what has become of it: a snapshot may have been renamed since. */
+  get presentName(): string {
+    const { group, volume, snapshot } = this.image;
+    const now = snapshot && group.snapshots.find((each) => each.id === snapshot.id);
+    return now === undefined ? this.name : exportNameOf(group.name, volume, now.name);
+  }
+
   /** Asked for when a client asks: they come and go with the snapshots. */
   get contexts(): readonly string[] {
     return contextNames(this.image);

@@ -3,6 +3,7 @@
  * `Group` of the engine is one.
  */
 import type { BlockDevice } from '../engine/block-device.ts';
+import type { Disk } from '../engine/disk/disk.ts';
 import type { RegionMapView, RegionRun } from '../engine/map/region-map.ts';
 import type { Lsn, RegionIndex } from '../engine/units.ts';
 
@@ -64,6 +65,14 @@ export interface ImportResult {
   readonly bytesWritten: number;
 }
 
+/** Something that happened in a group. */
+export interface GroupEvent {
+  /** As in `NewEvent`. */
+  readonly type: string;
+  readonly message: string;
+  readonly data?: Readonly<Record<string, unknown>>;
+}
+
 export interface LogView {
   readonly sizeBytes: number;
   readonly usedBytes: number;
@@ -112,8 +121,12 @@ export interface GroupControl extends ExportedGroup {
   detachSnapshot(name: string): Promise<void>;
   planRestore(name: string, options?: { readonly volume?: string }): RestorePlan;
   restore(name: string, options?: { readonly volume?: string }): Promise<RestoreResult>;
+  import(volume: string, image: Disk): Promise<ImportResult>;
   close(): Promise<void>;
 }
+
+/** Opens a file or block device for an import, by absolute path. Throws `not-found`, `invalid`, `disk`. */
+export type OpenImage = (path: string) => Promise<Disk>;
 
 const EMPTY_LOG: LogView = {
   sizeBytes: 0,

@@ -9,17 +9,28 @@ import type { Clock } from '../engine/clock.ts';
 import type { DiskFolder } from '../engine/disk/disk.ts';
 import { explainErrno } from '../engine/disk/disk-error.ts';
 import { EngineError, errnoOf } from '../engine/errors.ts';
-import { Group } from '../engine/group.ts';
+import { Group, type GroupOptions } from '../engine/group.ts';
 import type { GroupSpec } from '../engine/group-spec.ts';
 import { checkName } from '../engine/names.ts';
+import type { GroupLimits } from './config.ts';
 import { syncFolder } from './durable-file.ts';
 import type { EventLog } from './events.ts';
-import { controlOf, type GroupControl } from './group-control.ts';
+import { controlOf, type GroupControl, type GroupEvent } from './group-control.ts';
 import type { Logger } from './logger.ts';
 import { refuseInside } from './outside-file.ts';
 
 /** Names with a dot first are ours: no group can have one. */
 const DELETED_PREFIX = '.deleted-';
+
+/** What is worse than news. */
+const LEVEL_OF_EVENT: ReadonlyMap<string, 'warn' | 'error'> = new Map([
+  ['group.failed', 'error'],
+  ['group.stalled', 'error'],
+  ['snapshot.given-up', 'error'],
+  ['snapshot.absent', 'warn'],
+  ['log.full', 'warn'],
+  ['space.low', 'warn'],
+]);
 
 export interface GroupStoreOptions {
   /** The `groups` folder; it exists. */
@@ -29,6 +40,7 @@ export interface GroupStoreOptions {
   readonly logger: Logger;
   /** Opens the folder of disks of one group, making it when it is not there. */
   readonly openFolder: (path: string) => Promise<DiskFolder>;
+  readonly groupLimits: GroupLimits;
 }
 
 export class GroupStore {
@@ -86,7 +98,9 @@ export class GroupStore {
       try {
         const folder = await this.#options.openFolder(path);
         await this.#refuseFilesOfOurs(spec);
-        group = controlOf(await Group.create(folder, spec, this.#options.clock));
+        group = controlOf(
+          await Group.create(folder, spec, this.#options.clock, this.#groupOptions(spec.name)),
+        );
       } catch (error) {
         // The engine has removed what it made. What else is there is somebody's, and stays.
         await removeEmptyFolders(path);
@@ -99,9 +113,10 @@ export class GroupStore {
 
   /** What lies in the state folder is ours: the deletion of a group would take the data of another with it. */
   async #refuseFilesOfOurs(spec: GroupSpec): Promise<void> {
-    for (const { name, file } of spec.volumes)
+    const named = spec.volumes.map(({ name, file }) => ({ what: `volume ${name}`, file }));
+    for (const { what, file } of [...named, { what: 'the log', file: spec.logFile }])
       if (file?.startsWith('/') === true && !file.includes('\0'))
-        await refuseInside(dirname(this.#options.path), name, file);
+        await refuseInside(dirname(this.#options.path), what, file);
   }
 
   /**
@@ -153,7 +168,9 @@ export class GroupStore {
   async #openOne(name: string): Promise<void> {
     const { clock, events, logger, openFolder } = this.#options;
     try {
-      const group = controlOf(await Group.open(await openFolder(this.#pathOf(name)), clock));
+      const group = controlOf(
+        await Group.open(await openFolder(this.#pathOf(name)), clock, this.#groupOptions(name)),
+      );
       if (group.name !== name) {
         await group.close();
         throw new EngineError(
@@ -174,6 +191,16 @@ export class GroupStore {
         group: name,
       });
     }
+  }
+
+  #groupOptions(name: string): GroupOptions {
+    const { memoryBytes, copyBytesPerSecond } = this.#options.groupLimits;
+    return { memoryBytes, copyBytesPerSecond, onEvent: (event) => this.#tell(name, event) };
+  }
+
+  #tell(name: string, { type, message, data }: GroupEvent): void {
+    this.#options.logger[LEVEL_OF_EVENT.get(type) ?? 'info']({ group: name, event: type }, message);
+    this.#options.events.emit({ type, message, group: name, ...(data === undefined ? {} : { data }) });
   }
 
   /** A creation that a crash cut short leaves an empty folder behind: nothing was promised, nothing is kept. */

@@ -8,6 +8,7 @@
  *   no more changes · devices released (their last flush still needs the server) · NBD drained and closed ·
  *   groups flushed and closed · control closed · lock released
  */
+import { randomUUID } from 'node:crypto';
 import type { Clock } from '../engine/clock.ts';
 import type { DiskFolder } from '../engine/disk/disk.ts';
 import { EngineError } from '../engine/errors.ts';
@@ -19,20 +20,30 @@ import type { AttachRequest, DeviceView, GroupRequest, GroupStatus, NodeStatus }
 import { ControlSocket } from './control/socket.ts';
 import type { EventLog } from './events.ts';
 import { Exports } from './exports.ts';
+import type { GroupControl } from './group-control.ts';
 import { GroupStore } from './group-store.ts';
 import type { KernelDevices } from './kernel/kernel-devices.ts';
 import { checkListeners, listenerError } from './listeners.ts';
 import type { Logger } from './logger.ts';
 import { Metrics } from './metrics.ts';
 import { NbdServer } from './nbd-server.ts';
+import { Operations } from './operations.ts';
+import { SnapshotService } from './snapshots.ts';
 import { claimIdentity, makeStateFolder, type NodeIdentity, readIdentity } from './state-folder.ts';
 import { StateLock } from './state-lock.ts';
 import { statePaths } from './state-paths.ts';
-import { deviceViewOf, failedGroupStatus, groupStatusOf, type StatusContext } from './status.ts';
+import {
+  deviceViewOf,
+  failedGroupStatus,
+  groupStatusOf,
+  type StatusContext,
+  snapshotStatusOf,
+} from './status.ts';
+import { type GuardedDevices, UseGuard } from './use-guard.ts';
 import { tidemarkVersion } from './version.ts';
 
 /** The part of `KernelDevices` that a node uses. */
-export type DeviceManager = Pick<KernelDevices, 'attach' | 'detach' | 'list' | 'release'>;
+export type DeviceManager = GuardedDevices & Pick<KernelDevices, 'attach' | 'release'>;
 
 export interface NodeOptions {
   readonly settings: Settings;
@@ -53,11 +64,14 @@ const DEFAULT_DEVICE_CONNECTIONS = 1;
 
 export class TidemarkNode implements NodeControl {
   readonly events: EventLog;
+  readonly snapshots: SnapshotService;
   readonly #options: NodeOptions;
   readonly #identity: NodeIdentity;
   readonly #groups: GroupStore;
   readonly #exports = new Exports();
   readonly #server: NbdServer;
+  readonly #guard: UseGuard;
+  readonly #operations = new Operations();
   readonly #metrics: Metrics;
   readonly #startedAt: string;
   readonly #version = tidemarkVersion();
@@ -76,6 +90,18 @@ export class TidemarkNode implements NodeControl {
       limits: options.settings.limits,
       logger: options.logger,
       events: options.events,
+    });
+    this.#guard = new UseGuard(this.#server, options.devices, options.logger);
+    this.snapshots = new SnapshotService({
+      requireGroup: (name) => groups.require(name),
+      checkRunning: () => this.#refuseWhenStopping(),
+      statusOf: (group, snapshot) => snapshotStatusOf(group, snapshot, this.#context()),
+      openImage: async (path) =>
+        (await options.openFolder(statePaths(options.settings.stateFolder).groups)).openImage(path),
+      guard: this.#guard,
+      operations: this.#operations,
+      events: options.events,
+      logger: options.logger,
     });
     this.#metrics = new Metrics({
       counters: this.#server.counters,
@@ -100,7 +126,14 @@ export class TidemarkNode implements NodeControl {
       const lock = await StateLock.take(paths);
       undo.push(() => lock.release());
       const { identity, adopted } = await claimIdentity(paths, identityOptions);
-      const groups = new GroupStore({ path: paths.groups, clock, events, logger, openFolder });
+      const groups = new GroupStore({
+        path: paths.groups,
+        clock,
+        events,
+        logger,
+        openFolder,
+        groupLimits: settings.groups,
+      });
       undo.push(() => groups.close());
       await groups.openAll();
       const node = new TidemarkNode(options, identity, groups);
@@ -166,6 +199,7 @@ export class TidemarkNode implements NodeControl {
     await step('releasing the devices', () => this.#options.devices.release());
     await step('closing the NBD sessions', () => this.#server.shutdown());
     const failures = await this.#groups.close();
+    await step('ending the imports', () => this.snapshots.settled());
     this.events.emit({ type: 'node.stopped', message: 'the node has stopped' });
     await step('closing the control socket', async () => this.#control?.close());
     await step('releasing the lock', this.#release);
@@ -193,7 +227,7 @@ export class TidemarkNode implements NodeControl {
   groupStatus(name: string): GroupStatus {
     const reason = this.#groups.failed.get(name);
     if (reason !== undefined) return failedGroupStatus(name, reason);
-    return groupStatusOf(this.#groups.require(name), this.#context());
+    return this.#statusOf(this.#groups.require(name), this.#context());
   }
 
   async createGroup(request: GroupRequest): Promise<GroupStatus> {
@@ -206,6 +240,9 @@ export class TidemarkNode implements NodeControl {
         ...(size === undefined ? {} : { sizeBytes: size }),
         ...(file === undefined ? {} : { file }),
       })),
+      ...(request.logSize === undefined ? {} : { logBytes: request.logSize }),
+      ...(request.logFile === undefined ? {} : { logFile: request.logFile }),
+      ...(request.onDiskFull === undefined ? {} : { onFull: request.onDiskFull }),
     });
     this.#exports.add(group);
     this.events.emit({
@@ -213,12 +250,15 @@ export class TidemarkNode implements NodeControl {
       message: `group ${group.name} created with ${counted(group.volumes.size, 'volume')}`,
       group: group.name,
     });
-    return groupStatusOf(group, this.#context());
+    return this.#statusOf(group, this.#context());
   }
 
   async deleteGroup(name: string): Promise<void> {
     this.#refuseWhenStopping();
-    if (!this.#groups.failed.has(name)) this.#refuseWhileUsed(this.#groups.require(name).name);
+    if (!this.#groups.failed.has(name)) {
+      const prefix = `${this.#groups.require(name).name}/`;
+      this.#guard.refuseWhileUsed(`group ${name}`, (exportName) => exportName.startsWith(prefix));
+    }
     // No new session from here on: none slips in between the look and the closing.
     this.#exports.remove(name);
     try {
@@ -228,6 +268,7 @@ export class TidemarkNode implements NodeControl {
       if (kept !== undefined) this.#exports.add(kept);
       throw error;
     }
+    this.#operations.forget(name);
     this.events.emit({ type: 'group.deleted', message: `group ${name} deleted`, group: name });
   }
 
@@ -243,22 +284,31 @@ export class TidemarkNode implements NodeControl {
     if (served === undefined) {
       throw new EngineError(
         'not-found',
-        `there is no volume ${JSON.stringify(request.export)}: name it as GROUP/VOLUME`,
+        `there is no volume ${JSON.stringify(request.export)}: name it as GROUP/VOLUME or GROUP/VOLUME@SNAPSHOT`,
       );
     }
     const uri = this.#localUri();
     if (uri === undefined)
       throw new EngineError('unavailable', 'the node listens nowhere that its own kernel could connect to');
     this.#options.guard();
-    const device = await this.#options.devices.attach({
-      exportName: served.name,
-      uri,
-      device: request.device,
-      connections: request.connections ?? DEFAULT_DEVICE_CONNECTIONS,
-      readOnly: request.readOnly ?? false,
-      timeoutSeconds: request.timeoutSeconds ?? 0,
-    });
-    return deviceViewOf(device);
+    const ticket = `@device-${randomUUID()}`;
+    this.#exports.issueTicket(ticket, served.name);
+    try {
+      const device = await this.#guard.whileAttaching(served.name, () =>
+        this.#options.devices.attach({
+          exportName: served.name,
+          connectAs: ticket,
+          uri,
+          device: request.device,
+          connections: request.connections ?? DEFAULT_DEVICE_CONNECTIONS,
+          readOnly: request.readOnly ?? false,
+          timeoutSeconds: request.timeoutSeconds ?? 0,
+        }),
+      );
+      return deviceViewOf(device);
+    } finally {
+      this.#exports.revokeTicket(ticket);
+    }
   }
 
   async detach(device: string, force: boolean): Promise<void> {
@@ -301,29 +351,15 @@ export class TidemarkNode implements NodeControl {
     };
   }
 
-  #groupStatuses(): GroupStatus[] {
-    const context = this.#context();
-    const open = [...this.#groups.groups.values()].map((group) => groupStatusOf(group, context));
-    const failed = [...this.#groups.failed].map(([name, reason]) => failedGroupStatus(name, reason));
-    return [...open, ...failed].sort((a, b) => (a.name < b.name ? -1 : 1));
+  #statusOf(group: GroupControl, context: StatusContext): GroupStatus {
+    return groupStatusOf(group, this.#operations.list(group), context);
   }
 
-  #refuseWhileUsed(name: string): void {
-    const prefix = `${name}/`;
-    const devices = this.#options.devices.list().filter((device) => device.exportName.startsWith(prefix));
-    if (devices.length > 0) {
-      const names = devices.map((device) => device.device).join(', ');
-      throw new EngineError('in-use', `group ${name} is attached to ${names}: detach first`);
-    }
-    const sessions = this.#server.sessions().filter((session) => session.exportName.startsWith(prefix));
-    if (sessions.length > 0) {
-      const who = sessions.slice(0, 3).map((session) => `${session.peer} on ${session.exportName}`);
-      const more = sessions.length > who.length ? ` and ${sessions.length - who.length} more` : '';
-      throw new EngineError(
-        'in-use',
-        `group ${name} is in use by ${who.join(', ')}${more}: disconnect first`,
-      );
-    }
+  #groupStatuses(): GroupStatus[] {
+    const context = this.#context();
+    const open = [...this.#groups.groups.values()].map((group) => this.#statusOf(group, context));
+    const failed = [...this.#groups.failed].map(([name, reason]) => failedGroupStatus(name, reason));
+    return [...open, ...failed].sort((a, b) => (a.name < b.name ? -1 : 1));
   }
 
   #refuseWhenStopping(): void {

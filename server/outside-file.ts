@@ -1,21 +1,21 @@
-/** Where a file that a user named for a volume really lies. */
+/** Where a file that a user named, for a volume or a log, really lies. */
 import { lstat, realpath } from 'node:fs/promises';
 import { dirname, normalize, sep } from 'node:path';
 import { diskError } from '../engine/disk/disk-error.ts';
 import { EngineError, errnoOf } from '../engine/errors.ts';
 
-/** Throws `invalid` when `file`, an absolute path, lies inside `folder`, by whatever name; it need not exist. */
-export async function refuseInside(folder: string, volume: string, file: string): Promise<void> {
-  const [real, inside] = await Promise.all([realPathOf(volume, file), realpath(folder)]);
+/** Throws `invalid` when `file`, an absolute path, lies inside `folder`, by whatever name; it need not exist. `whose` begins the refusal. */
+export async function refuseInside(folder: string, whose: string, file: string): Promise<void> {
+  const [real, inside] = await Promise.all([realPathOf(whose, file), realpath(folder)]);
   if (real !== inside && !real.startsWith(inside.endsWith(sep) ? inside : inside + sep)) return;
   const what =
-    `volume ${volume}: ${file} lies inside the state folder of this node, ${folder}: ` +
+    `${whose}: ${file} lies inside the state folder of this node, ${folder}: ` +
     'name a file elsewhere, or name none, and the node keeps one itself';
   throw new EngineError('invalid', what);
 }
 
 /** The real path of a file or, while it does not exist, of the nearest folder above it that does. */
-async function realPathOf(volume: string, file: string): Promise<string> {
+async function realPathOf(whose: string, file: string): Promise<string> {
   // Of `/a/link/..` the disks make `/a`, so that is the one to look at.
   for (let path = normalize(file); ; path = dirname(path)) {
     try {
@@ -26,7 +26,7 @@ async function realPathOf(volume: string, file: string): Promise<string> {
       // What a link that leads nowhere will lead to, once we have made our own folders, cannot be told now.
       const own = await lstat(path).catch(() => undefined);
       if (own?.isSymbolicLink() !== true) continue;
-      const what = `volume ${volume}: ${path} is a symbolic link that leads nowhere: make what it leads to first`;
+      const what = `${whose}: ${path} is a symbolic link that leads nowhere: make what it leads to first`;
       throw new EngineError('invalid', what, { cause: error });
     }
   }

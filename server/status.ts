@@ -2,7 +2,9 @@
 import { formatNbdUri, type NbdUri } from '../protocol/uri.ts';
 import type { SessionStatus } from './connection.ts';
 import type { DeviceView, GroupStatus, VolumeStatus } from './control/schemas.ts';
-import type { GroupControl } from './group-control.ts';
+import type { LogStatus, OperationStatus, SnapshotStatus } from './control/snapshot-schemas.ts';
+import { exportNameOf } from './exports.ts';
+import type { GroupControl, SnapshotView } from './group-control.ts';
 import type { AttachedDevice } from './kernel/kernel-devices.ts';
 
 /** What surrounds the groups when their status is taken. */
@@ -13,7 +15,11 @@ export interface StatusContext {
   readonly localUri: NbdUri | undefined;
 }
 
-export function groupStatusOf(group: GroupControl, context: StatusContext): GroupStatus {
+export function groupStatusOf(
+  group: GroupControl,
+  operations: readonly OperationStatus[],
+  context: StatusContext,
+): GroupStatus {
   return {
     name: group.name,
     id: group.id,
@@ -23,28 +29,74 @@ export function groupStatusOf(group: GroupControl, context: StatusContext): Grou
     createdAt: group.createdAt,
     term: null,
     generation: null,
-    log: null,
+    mode: group.mode,
+    failure: group.failure ?? null,
+    stall: group.stall ?? null,
+    log: logStatusOf(group),
     volumes: [...group.volumes.values()].map((volume): VolumeStatus => {
-      const exportName = `${group.name}/${volume.name}`;
       return {
         name: volume.name,
-        export: exportName,
-        uri: context.localUri === undefined ? null : formatNbdUri({ ...context.localUri, exportName }),
+        ...exportStatusOf(exportNameOf(group.name, volume.name), context),
         size: volume.sizeBytes,
         regionSize: volume.regionBytes,
         writtenRegions: volume.written.count,
         totalRegions: volume.written.length,
         readOnly: volume.readOnly,
-        sessions: context.sessions.filter((session) => session.exportName === exportName).length,
-        devices: context.devices
-          .filter((device) => device.exportName === exportName)
-          .map((device) => device.device),
         failure: volume.failure ?? null,
       };
     }),
-    snapshots: [],
-    operations: [],
+    snapshots: group.snapshots.map((snapshot) => snapshotStatusOf(group, snapshot, context)),
+    operations: [...operations],
     links: [],
+  };
+}
+
+function logStatusOf({ log }: GroupControl): LogStatus {
+  return {
+    size: log.sizeBytes,
+    used: log.usedBytes,
+    pending: log.pendingBytes,
+    endLsn: log.endLsn,
+    durableLsn: log.durableLsn,
+    appliedLsn: log.appliedLsn,
+    checkpointLsn: log.checkpointLsn,
+  };
+}
+
+export function snapshotStatusOf(
+  group: GroupControl,
+  snapshot: SnapshotView,
+  context: StatusContext,
+): SnapshotStatus {
+  return {
+    id: snapshot.id,
+    name: snapshot.name,
+    lsn: snapshot.lsn,
+    createdAt: snapshot.createdAt,
+    local: snapshot.local,
+    undoOf: snapshot.undoOf === undefined ? null : [...snapshot.undoOf],
+    state: snapshot.state,
+    volumes: snapshot.volumes.map((volume) => ({
+      name: volume.name,
+      ...exportStatusOf(exportNameOf(group.name, volume.name, snapshot.name), context),
+      preservedRegions: volume.preservedRegions,
+      modifiedRegions: volume.modifiedRegions,
+    })),
+  };
+}
+
+/** Where an export is found, and who uses it. */
+function exportStatusOf(
+  exportName: string,
+  context: StatusContext,
+): { export: string; uri: string | null; sessions: number; devices: string[] } {
+  return {
+    export: exportName,
+    uri: context.localUri === undefined ? null : formatNbdUri({ ...context.localUri, exportName }),
+    sessions: context.sessions.filter((session) => session.exportName === exportName).length,
+    devices: context.devices
+      .filter((device) => device.exportName === exportName)
+      .map((device) => device.device),
   };
 }
 
@@ -58,6 +110,9 @@ export function failedGroupStatus(name: string, reason: string): GroupStatus {
     createdAt: null,
     term: null,
     generation: null,
+    mode: null,
+    failure: null,
+    stall: null,
     log: null,
     volumes: [],
     snapshots: [],

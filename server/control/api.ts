@@ -1,10 +1,9 @@
 /** The control API: routes over a `NodeControl`. Described by OpenAPI at `/openapi.json` and in docs/control-api.md. */
 import { randomBytes } from 'node:crypto';
-import type { IncomingMessage, ServerResponse } from 'node:http';
+import type { ServerResponse } from 'node:http';
 import swagger from '@fastify/swagger';
 import type { TypeBoxTypeProvider } from '@fastify/type-provider-typebox';
-import type { FastifyBaseLogger } from 'fastify';
-import Fastify, { type FastifyInstance, type RawServerDefault } from 'fastify';
+import Fastify from 'fastify';
 import { Type } from 'typebox';
 import { EngineError } from '../../engine/errors.ts';
 import type { Logger } from '../logger.ts';
@@ -13,19 +12,20 @@ import { answerClientError } from './client-error.ts';
 import { streamEvents, streamStart } from './event-stream.ts';
 import type { NodeControl } from './node-control.ts';
 import { refusalOf } from './refusal.ts';
+import { type Api, ERRORS, NOTHING } from './routes.ts';
 import {
   AttachRequest,
-  DetachQuery,
   DevicePath,
   DeviceView,
-  ErrorBody,
   EventList,
   EventQuery,
+  ForceQuery,
   GroupPath,
   GroupRequest,
   GroupStatus,
   NodeStatus,
 } from './schemas.ts';
+import { addSnapshotRoutes } from './snapshot-routes.ts';
 
 /** Bytes of a request's body: a group of 64 volumes with the longest paths is 270 KB. */
 const MAX_BODY_BYTES = 512 * 1024;
@@ -39,17 +39,6 @@ const TIMEOUT_CHECK_MS = 1000;
 const MAX_SHOWN_URL_LENGTH = 200;
 /** Event streams at a time. */
 const MAX_EVENT_STREAMS = 64;
-
-type Api = FastifyInstance<
-  RawServerDefault,
-  IncomingMessage,
-  ServerResponse,
-  FastifyBaseLogger,
-  TypeBoxTypeProvider
->;
-
-const ERRORS = { '4xx': ErrorBody, '5xx': ErrorBody };
-const NOTHING = Type.Null({ description: 'done' });
 
 /** Builds the API; the caller makes it ready, lets its `server` listen, and ends the event streams before it closes it. */
 export async function buildApi(
@@ -101,6 +90,7 @@ export async function buildApi(
     }),
   );
   addGroupRoutes(api, node);
+  addSnapshotRoutes(api, node);
   addDeviceRoutes(api, node);
   const streams = new Set<ServerResponse>();
   addObservationRoutes(api, node, streams);
@@ -174,7 +164,7 @@ function addDeviceRoutes(api: Api, node: NodeControl): void {
     '/v1/devices',
     {
       schema: {
-        summary: 'Attach a volume to a kernel device',
+        summary: 'Attach a volume, or a snapshot of one, to a kernel device',
         body: AttachRequest,
         response: { 201: DeviceView, ...ERRORS },
       },
@@ -187,7 +177,7 @@ function addDeviceRoutes(api: Api, node: NodeControl): void {
       schema: {
         summary: 'Detach a device',
         params: DevicePath,
-        querystring: DetachQuery,
+        querystring: ForceQuery,
         response: { 204: NOTHING, ...ERRORS },
       },
     },

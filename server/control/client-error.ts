@@ -1,7 +1,7 @@
 /** Answers to what is not yet a request: broken HTTP, headers that are too long or too slow. In the shape of every refusal. */
 import { STATUS_CODES } from 'node:http';
 import type { Socket } from 'node:net';
-import type { ErrorBody } from './schemas.ts';
+import type { ErrorBody } from './shapes.ts';
 
 interface Fault {
   readonly status: number;

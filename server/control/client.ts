@@ -8,13 +8,23 @@ import { checkSocketPath } from '../unix-socket.ts';
 import type {
   AttachRequest,
   DeviceView,
-  ErrorBody,
   EventList,
   EventView,
   GroupRequest,
   GroupStatus,
   NodeStatus,
 } from './schemas.ts';
+import type { ErrorBody } from './shapes.ts';
+import type {
+  ChangesPage,
+  ImportRequest,
+  OperationStatus,
+  RestorePlanView,
+  RestoreRequest,
+  RestoreView,
+  SnapshotRequest,
+  SnapshotStatus,
+} from './snapshot-schemas.ts';
 
 /** A refusal of the node, or the lack of one (`code` `no-node`). The message is one line for people. */
 export class ControlError extends Error {
@@ -69,6 +79,65 @@ export class ControlClient {
   async detach(device: string, force: boolean): Promise<void> {
     const name = encodeURIComponent(device.replace(/^\/dev\//, ''));
     await this.#send('DELETE', `/v1/devices/${name}${force ? '?force=true' : ''}`);
+  }
+
+  async snapshots(group: string): Promise<readonly SnapshotStatus[]> {
+    const { snapshots } = await this.#json<{ snapshots: SnapshotStatus[] }>('GET', snapshotsOf(group));
+    return snapshots;
+  }
+
+  createSnapshot(group: string, snapshot: SnapshotRequest): Promise<SnapshotStatus> {
+    return this.#json<SnapshotStatus>('POST', snapshotsOf(group), snapshot);
+  }
+
+  async deleteSnapshot(group: string, name: string, force: boolean): Promise<void> {
+    await this.#send('DELETE', `${snapshotsOf(group, name)}${force ? '?force=true' : ''}`);
+  }
+
+  renameSnapshot(group: string, name: string, to: string): Promise<SnapshotStatus> {
+    return this.#json<SnapshotStatus>('POST', `${snapshotsOf(group, name)}/rename`, { name: to });
+  }
+
+  refreshSnapshot(group: string, name: string, force: boolean): Promise<SnapshotStatus> {
+    return this.#json<SnapshotStatus>('POST', `${snapshotsOf(group, name)}/refresh`, { force });
+  }
+
+  detachSnapshot(group: string, name: string): Promise<OperationStatus> {
+    return this.#json<OperationStatus>('POST', `${snapshotsOf(group, name)}/detach`);
+  }
+
+  planRestore(group: string, name: string, volume: string | undefined): Promise<RestorePlanView> {
+    const query = volume === undefined ? '' : `?volume=${encodeURIComponent(volume)}`;
+    return this.#json<RestorePlanView>('GET', `${snapshotsOf(group, name)}/restore-plan${query}`);
+  }
+
+  restore(group: string, name: string, request: RestoreRequest): Promise<RestoreView> {
+    return this.#json<RestoreView>('POST', `${snapshotsOf(group, name)}/restore`, request);
+  }
+
+  /** One page; the next one begins at its `next`. */
+  changes(
+    group: string,
+    volume: string,
+    from: string,
+    to: string | undefined,
+    offsetBytes: number,
+  ): Promise<ChangesPage> {
+    const query = new URLSearchParams({
+      from,
+      ...(to === undefined ? {} : { to }),
+      offset: `${offsetBytes}`,
+    });
+    return this.#json<ChangesPage>('GET', `${volumeOf(group, volume)}/changes?${query}`);
+  }
+
+  import(group: string, volume: string, request: ImportRequest): Promise<OperationStatus> {
+    return this.#json<OperationStatus>('POST', `${volumeOf(group, volume)}/import`, request);
+  }
+
+  operation(group: string, id: string): Promise<OperationStatus> {
+    const path = `/v1/groups/${encodeURIComponent(group)}/operations/${encodeURIComponent(id)}`;
+    return this.#json<OperationStatus>('GET', path);
   }
 
   events(since = 0): Promise<EventList> {
@@ -155,6 +224,15 @@ export class ControlClient {
       `the node at ${this.#path} did not answer: ${(error as Error).message}; try again, and if it stays so, look into the log of the node, or stop and start it`,
     );
   }
+}
+
+function snapshotsOf(group: string, snapshot?: string): string {
+  const all = `/v1/groups/${encodeURIComponent(group)}/snapshots`;
+  return snapshot === undefined ? all : `${all}/${encodeURIComponent(snapshot)}`;
+}
+
+function volumeOf(group: string, volume: string): string {
+  return `/v1/groups/${encodeURIComponent(group)}/volumes/${encodeURIComponent(volume)}`;
 }
 
 function refusalFrom(status: number, said: string): ControlError {

@@ -1,6 +1,6 @@
 /** From errors to answers: one table from the code of a refusal to its HTTP status. */
 import { EngineError, type EngineErrorCode } from '../../engine/errors.ts';
-import type { ErrorBody } from './schemas.ts';
+import type { ErrorBody } from './shapes.ts';
 
 const STATUS_BY_CODE: Readonly<Record<EngineErrorCode, number>> = {
   invalid: 400,

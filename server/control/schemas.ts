@@ -5,16 +5,8 @@
 import { type Static, Type } from 'typebox';
 import { MAX_VOLUMES_PER_GROUP } from '../../engine/group-spec.ts';
 import { MAX_DEVICE_CONNECTIONS } from '../kernel/device-limits.ts';
-
-const nullable = <Schema extends Parameters<typeof Type.Union>[0][number]>(schema: Schema) =>
-  Type.Union([schema, Type.Null()]);
-const Count = Type.Integer({ minimum: 0 });
-
-export const ErrorBody = Type.Object(
-  { code: Type.String(), message: Type.String() },
-  { description: 'Every refusal: a stable code, and one line that says what, why and what to do.' },
-);
-export type ErrorBody = Static<typeof ErrorBody>;
+import { Count, nullable } from './shapes.ts';
+import { LogStatus, OperationStatus, SnapshotStatus } from './snapshot-schemas.ts';
 
 export const NodeSummary = Type.Object({
   id: Type.String(),
@@ -51,10 +43,17 @@ export const GroupStatus = Type.Object({
   createdAt: nullable(Type.String()),
   term: nullable(Type.Integer()),
   generation: nullable(Type.Integer()),
-  log: Type.Null({ description: 'a group in direct mode has none' }),
+  mode: nullable(
+    Type.Union([Type.Literal('direct'), Type.Literal('logged')], {
+      description: 'direct: writes go straight to the volumes, as long as the group has no snapshot',
+    }),
+  ),
+  failure: nullable(Type.String({ description: 'why it takes no more writes' })),
+  stall: nullable(Type.String({ description: 'why what is logged is not applied: a full disk, …' })),
+  log: nullable(LogStatus),
   volumes: Type.Array(VolumeStatus),
-  snapshots: Type.Array(Type.Unknown()),
-  operations: Type.Array(Type.Unknown()),
+  snapshots: Type.Array(SnapshotStatus, { description: 'oldest first' }),
+  operations: Type.Array(OperationStatus),
   links: Type.Array(Type.Unknown()),
 });
 export type GroupStatus = Static<typeof GroupStatus>;
@@ -65,6 +64,7 @@ export const SessionView = Type.Object({
   peer: Type.String(),
   since: Type.String(),
   readOnly: Type.Boolean(),
+  kernelDevice: Type.Boolean({ description: 'it is a kernel device of this node' }),
   bytesRead: Count,
   bytesWritten: Count,
   requests: Count,
@@ -108,6 +108,15 @@ export const GroupRequest = Type.Object(
   {
     name: Type.String({ maxLength: 256 }),
     regionSize: Type.Optional(Type.Integer({ minimum: 1 })),
+    logSize: Type.Optional(Type.Integer({ minimum: 1, description: 'of the log; 1 GiB unless told' })),
+    logFile: Type.Optional(
+      Type.String({ minLength: 1, maxLength: 4096, description: 'absolute path of a file or block device' }),
+    ),
+    onDiskFull: Type.Optional(
+      Type.Union([Type.Literal('hold'), Type.Literal('give-up')], {
+        description: 'hold the writers (default), or give up the oldest snapshots',
+      }),
+    ),
     /** How many it may be is said by the engine, in better words than a schema's. */
     volumes: Type.Array(VolumeRequest, { description: `from 1 to ${MAX_VOLUMES_PER_GROUP}` }),
   },
@@ -117,7 +126,7 @@ export type GroupRequest = Static<typeof GroupRequest>;
 
 export const AttachRequest = Type.Object(
   {
-    export: Type.String({ maxLength: 256 }),
+    export: Type.String({ maxLength: 256, description: 'GROUP/VOLUME or GROUP/VOLUME@SNAPSHOT' }),
     device: Type.Optional(Type.String({ pattern: '^/dev/nbd[0-9]{1,5}$' })),
     connections: Type.Optional(Type.Integer({ minimum: 1, maximum: MAX_DEVICE_CONNECTIONS })),
     readOnly: Type.Optional(Type.Boolean()),
@@ -146,7 +155,7 @@ export type EventList = Static<typeof EventList>;
 
 export const GroupPath = Type.Object({ group: Type.String({ maxLength: 256 }) });
 export const DevicePath = Type.Object({ name: Type.String({ pattern: '^nbd[0-9]{1,5}$' }) });
-export const DetachQuery = Type.Object(
+export const ForceQuery = Type.Object(
   { force: Type.Optional(Type.Union([Type.Literal('true'), Type.Literal('false')])) },
   { additionalProperties: false },
 );

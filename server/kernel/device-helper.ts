@@ -3,6 +3,7 @@
  * on standard output (helper-protocol.ts). Jobs block in ioctls, which is why they are processes.
  */
 import { closeSync, constants, fsync, fsyncSync, openSync, readFileSync, writeSync } from 'node:fs';
+import { text } from 'node:stream/consumers';
 import { promisify } from 'node:util';
 import {
   NBD_FLAG_CAN_MULTI_CONN,
@@ -23,9 +24,11 @@ import {
   type HelperFailureKind,
   type HelperJob,
   type HelperMessage,
+  type HoldJob,
   type ProbeJob,
   parseHelperJob,
   type ServeJob,
+  type SyncJob,
 } from './helper-protocol.ts';
 import * as nbd from './nbd-ioctl.ts';
 import { guardAgainstMemoryPressure, ignoreTerminationSignals } from './process-guard.ts';
@@ -228,6 +231,32 @@ function probe(job: ProbeJob): HelperMessage {
 }
 
 /**
+ * The claim (see `disconnectDevice`) lasts until the caches are dropped, so that nobody mounts the device while its data changes. When the
+ * server dies meanwhile, standard input ends, and the claim with it.
+ */
+async function hold(job: HoldJob): Promise<HelperMessage> {
+  const deviceFd = openDevice(job.device, constants.O_EXCL);
+  flush(job.device, deviceFd);
+  say({ event: 'held' });
+  const told = (await text(process.stdin)).trim();
+  if (told !== 'drop') return { event: 'done', detail: 'let go' };
+  try {
+    nbd.dropCaches(deviceFd);
+  } catch (error) {
+    throw deviceFailure(job.device, error);
+  }
+  closeSync(deviceFd);
+  return { event: 'done' };
+}
+
+function sync(job: SyncJob): HelperMessage {
+  const deviceFd = openDevice(job.device);
+  flush(job.device, deviceFd);
+  closeSync(deviceFd);
+  return { event: 'done' };
+}
+
+/**
  * Opening with O_EXCL is what decides whether anyone uses the device: mounts of every namespace, swap, device mapper and
  * software RAID all claim it this way. The claim is held until the device is gone, so that nobody mounts it in between.
  */
@@ -240,7 +269,7 @@ async function disconnectDevice(job: DisconnectJob): Promise<HelperMessage> {
         FORCED_FLUSH_MS,
       );
     } else {
-      flush(job.device, deviceFd);
+      flush(job.device, deviceFd, '; --force detaches without');
     }
     nbd.disconnect(deviceFd);
     nbd.clearSockets(deviceFd);
@@ -251,12 +280,12 @@ async function disconnectDevice(job: DisconnectJob): Promise<HelperMessage> {
   return { event: 'done' };
 }
 
-function flush(device: string, deviceFd: number): void {
+function flush(device: string, deviceFd: number, advice = ''): void {
   try {
     fsyncSync(deviceFd);
   } catch (error) {
     const code = (error as NodeJS.ErrnoException).code ?? String(error);
-    throw new HelperFailure('flush', `flushing ${device} failed with ${code}; --force detaches without`);
+    throw new HelperFailure('flush', `flushing ${device} failed with ${code}${advice}`);
   }
 }
 
@@ -268,6 +297,10 @@ function run(job: HelperJob): HelperMessage | Promise<HelperMessage> {
       return probe(job);
     case 'disconnect':
       return disconnectDevice(job);
+    case 'hold':
+      return hold(job);
+    case 'sync':
+      return sync(job);
   }
 }
 

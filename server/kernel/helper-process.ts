@@ -44,7 +44,7 @@ export class HelperProcess {
       detached: true,
       env: {},
       cwd: '/',
-      stdio: ['ignore', 'pipe', 'pipe'],
+      stdio: [job.job === 'hold' ? 'pipe' : 'ignore', 'pipe', 'pipe'],
     });
     this.#child = child;
     this.exited = new Promise((resolve) => {
@@ -61,6 +61,7 @@ export class HelperProcess {
       });
     });
     this.firstMessage = new Promise((resolve) => {
+      if (child.stdout === null) return;
       createInterface({ input: child.stdout }).on('line', (line) => {
         const message = parseHelperMessage(line);
         if (message === undefined) return;
@@ -69,7 +70,9 @@ export class HelperProcess {
       });
       this.exited.then(() => resolve(undefined));
     });
-    child.stderr.setEncoding('utf8').on('data', (text: string) => {
+    // A helper that is gone cannot be told anything, which its end says better.
+    child.stdin?.on('error', () => undefined);
+    child.stderr?.setEncoding('utf8').on('data', (text: string) => {
       this.#stderr = (this.#stderr + text).slice(-MAX_STDERR_BYTES);
     });
   }
@@ -90,6 +93,11 @@ export class HelperProcess {
   /** Last line of what it wrote to standard error; empty when it wrote nothing. */
   get complaint(): string {
     return this.#stderr.trim().split('\n').at(-1) ?? '';
+  }
+
+  /** Says a line to a helper that listens, and that it was the last one. */
+  tell(line: string): void {
+    this.#child.stdin?.end(`${line}\n`);
   }
 
   /** Lets the server exit while this helper still runs. */

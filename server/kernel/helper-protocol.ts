@@ -34,7 +34,19 @@ export interface DisconnectJob {
   readonly force: boolean;
 }
 
-export type HelperJob = ServeJob | ProbeJob | DisconnectJob;
+/** Claims a device, flushes it, and says so; drops its clean pages when it is told `drop` on standard input, and ends when that ends. */
+export interface HoldJob {
+  readonly job: 'hold';
+  readonly device: string;
+}
+
+/** Flushes a device, whoever uses it. */
+export interface SyncJob {
+  readonly job: 'sync';
+  readonly device: string;
+}
+
+export type HelperJob = ServeJob | ProbeJob | DisconnectJob | HoldJob | SyncJob;
 
 /** Why a helper could not do its job. `busy` sends the search for a free device on to the next one. */
 export type HelperFailureKind = 'busy' | 'rights' | 'no-device' | 'refused' | 'flush' | 'failed';
@@ -50,15 +62,19 @@ export type HelperMessage =
       readonly transmissionFlags: number;
       readonly ioFlusher: boolean;
     }
+  /** The device is claimed, and its dirty pages are written. */
+  | { readonly event: 'held' }
   | { readonly event: 'done'; readonly detail?: string }
   | { readonly event: 'failed'; readonly kind: HelperFailureKind; readonly message: string };
+
+const JOBS: ReadonlySet<string> = new Set<HelperJob['job']>(['serve', 'probe', 'disconnect', 'hold', 'sync']);
+const EVENTS: ReadonlySet<string> = new Set<HelperMessage['event']>(['starting', 'held', 'done', 'failed']);
 
 /** Reads the job that a server of the same version wrote; throws when a person wrote something else. */
 export function parseHelperJob(argument: string): HelperJob {
   const job: unknown = JSON.parse(argument);
   const kind = typeof job === 'object' && job !== null && 'job' in job ? job.job : undefined;
-  if (kind !== 'serve' && kind !== 'probe' && kind !== 'disconnect')
-    throw new Error('not a job of a device helper');
+  if (typeof kind !== 'string' || !JOBS.has(kind)) throw new Error('not a job of a device helper');
   return job as HelperJob;
 }
 
@@ -68,9 +84,7 @@ export function parseHelperMessage(line: string): HelperMessage | undefined {
     const message: unknown = JSON.parse(line);
     if (typeof message !== 'object' || message === null || !('event' in message)) return undefined;
     const event = (message as { event: unknown }).event;
-    return event === 'starting' || event === 'done' || event === 'failed'
-      ? (message as HelperMessage)
-      : undefined;
+    return typeof event === 'string' && EVENTS.has(event) ? (message as HelperMessage) : undefined;
   } catch {
     return undefined;
   }

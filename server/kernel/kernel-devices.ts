@@ -12,6 +12,7 @@ import { EngineError } from '../../engine/errors.ts';
 import { formatNbdUri, type NbdUri } from '../../protocol/uri.ts';
 import type { EventLog } from '../events.ts';
 import type { Logger } from '../logger.ts';
+import { type DeviceHold, holdDevice, syncDevice } from './device-hold.ts';
 import { MAX_DEVICE_CONNECTIONS } from './device-limits.ts';
 import {
   deviceName,
@@ -41,8 +42,12 @@ const POLL_MS = 20;
 export const NO_MODULE_MESSAGE =
   "the kernel has no nbd devices: load the module with 'modprobe nbd max_part=8' (as root)";
 
+export type { DeviceHold } from './device-hold.ts';
+
 export interface AttachRequest {
   readonly exportName: string;
+  /** What the helper asks the node for, where that is another name of the export. */
+  readonly connectAs?: string | undefined;
   /** Where this node listens; the export part of it is not looked at. */
   readonly uri: NbdUri;
   /** `/dev/nbdN`, or undefined for the first free one. */
@@ -125,7 +130,7 @@ export class KernelDevices {
     const helper = this.#start({
       job: 'serve',
       devices: candidates.map((name) => `/dev/${name}`),
-      uri: formatNbdUri({ ...request.uri, exportName: request.exportName }),
+      uri: formatNbdUri({ ...request.uri, exportName: request.connectAs ?? request.exportName }),
       connections: request.connections,
       readOnly: request.readOnly,
       timeoutSeconds: request.timeoutSeconds,
@@ -267,6 +272,21 @@ export class KernelDevices {
     await helper.waitForExit(force ? FORCED_FLUSH_BOUND_MS : EXIT_BOUND_MS);
     await helper.exited;
     if (!force) await this.#disappears(name);
+  }
+
+  /** Who uses a device that is attached, each as a phrase (`mounted on /mnt`). */
+  usersOf(device: string): Promise<string[]> {
+    return usersOf(this.#paths, requireName(device));
+  }
+
+  /** See `holdDevice`. */
+  hold(device: string): Promise<DeviceHold> {
+    return holdDevice(this.#helperCommand, device);
+  }
+
+  /** See `syncDevice`. */
+  sync(device: string): Promise<void> {
+    return syncDevice(this.#helperCommand, device);
   }
 
   /** Waits until the driver has let go of the device, so that the next attach finds it free. */

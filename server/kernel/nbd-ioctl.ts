@@ -18,6 +18,8 @@ const NBD_SET_TIMEOUT = 0xab09;
 const NBD_SET_FLAGS = 0xab0a;
 // _IO(0x12, 93), from include/uapi/linux/fs.h: a pointer to an int
 const BLKROSET = 0x125d;
+// _IO(0x12, 97), from the same
+const BLKFLSBUF = 0x1261;
 
 const INT32_MAX = 0x7fffffff;
 
@@ -86,6 +88,11 @@ export function setReadOnly(deviceFd: number, readOnly: boolean): void {
   const argument = Buffer.alloc(4);
   argument.writeInt32LE(readOnly ? 1 : 0);
   call('BLKROSET', deviceFd, BLKROSET, argument);
+}
+
+/** Writes the dirty pages of the device, and drops the clean ones, of all its openers. */
+export function dropCaches(deviceFd: number): void {
+  call('BLKFLSBUF', deviceFd, BLKFLSBUF, 0);
 }
 
 /** Serves the device on this thread until it is disconnected. Throws when it ended otherwise (ETIMEDOUT, EINTR, …). */

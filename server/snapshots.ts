@@ -1,0 +1,281 @@
+/** Snapshots, restores and imports of a node's groups, as the control API asks for them: the guard before, the group's work, the answer after. */
+import { EngineError } from '../engine/errors.ts';
+import { checkName } from '../engine/names.ts';
+import { changedExtents, isChanged } from './contexts.ts';
+import type { SnapshotControl } from './control/node-control.ts';
+import type {
+  ChangesPage,
+  ChangesQuery,
+  ImportRequest,
+  OperationStatus,
+  RestorePlanView,
+  RestoreRequest,
+  RestoreView,
+  SnapshotRequest,
+  SnapshotStatus,
+} from './control/snapshot-schemas.ts';
+import type { EventLog } from './events.ts';
+import { exportNameOf } from './exports.ts';
+import type { GroupControl, OpenImage, RestorePlan, ServedVolume, SnapshotView } from './group-control.ts';
+import type { Logger } from './logger.ts';
+import type { Operations } from './operations.ts';
+import type { GuardHold, UseGuard } from './use-guard.ts';
+
+/** Extents in one answer of `changes`, and regions looked at for it: half a megabyte of JSON, some milliseconds. */
+const MAX_EXTENTS_PER_PAGE = 10_000;
+const MAX_REGIONS_PER_PAGE = 4 * 1024 * 1024;
+
+export interface SnapshotServiceParts {
+  /** Throws `not-found`, `unavailable`. */
+  readonly requireGroup: (name: string) => GroupControl;
+  /** Throws when the node is shutting down. */
+  readonly checkRunning: () => void;
+  readonly statusOf: (group: GroupControl, snapshot: SnapshotView) => SnapshotStatus;
+  readonly openImage: OpenImage;
+  readonly guard: UseGuard;
+  readonly operations: Operations;
+  readonly events: EventLog;
+  readonly logger: Logger;
+}
+
+export class SnapshotService implements SnapshotControl {
+  readonly #parts: SnapshotServiceParts;
+  /** Imports under way, which a clean stop waits for. */
+  readonly #imports = new Set<Promise<unknown>>();
+
+  constructor(parts: SnapshotServiceParts) {
+    this.#parts = parts;
+  }
+
+  list(groupName: string): SnapshotStatus[] {
+    const group = this.#parts.requireGroup(groupName);
+    return group.snapshots.map((snapshot) => this.#parts.statusOf(group, snapshot));
+  }
+
+  async create(groupName: string, request: SnapshotRequest): Promise<SnapshotStatus> {
+    const group = this.#groupToChange(groupName);
+    const local = request.local ?? false;
+    return this.#parts.statusOf(group, await group.createSnapshot(request.name, { local }));
+  }
+
+  async delete(groupName: string, name: string, force: boolean): Promise<void> {
+    const group = this.#groupToChange(groupName);
+    requireSnapshot(group, name);
+    const what = `deleting ${group.name}@${name}`;
+    const exportNames = exportsOfSnapshot(group, name);
+    await this.#guarded({ exportNames, what, force, ends: true }, () => group.deleteSnapshot(name));
+  }
+
+  async rename(groupName: string, name: string, to: string): Promise<SnapshotStatus> {
+    const group = this.#groupToChange(groupName);
+    const { id } = requireSnapshot(group, name);
+    // A device goes by the name that it was attached with.
+    const exportNames = exportsOfSnapshot(group, name);
+    this.#parts.guard.refuseWhileAttached(`snapshot ${group.name}@${name}`, (each) =>
+      exportNames.includes(each),
+    );
+    await group.renameSnapshot(name, to);
+    return this.#statusById(group, id);
+  }
+
+  async refresh(groupName: string, name: string, force: boolean): Promise<SnapshotStatus> {
+    const group = this.#groupToChange(groupName);
+    requireSnapshot(group, name);
+    const what = `refreshing ${group.name}@${name}`;
+    const exportNames = exportsOfSnapshot(group, name);
+    const refreshed = await this.#guarded({ exportNames, what, force }, () =>
+      group.refreshSnapshot(name, { force }),
+    );
+    return this.#parts.statusOf(group, refreshed);
+  }
+
+  async detach(groupName: string, name: string): Promise<OperationStatus> {
+    const group = this.#groupToChange(groupName);
+    requireSnapshot(group, name);
+    const before = new Set(group.operations.map((operation) => operation.id));
+    await group.detachSnapshot(name);
+    const view = group.operations.find((each) => each.kind === 'detach' && !before.has(each.id));
+    return this.#parts.operations.begun(group, view?.id ?? `detach-${name}`, 'detach', name);
+  }
+
+  planRestore(groupName: string, name: string, volume: string | undefined): RestorePlanView {
+    const group = this.#parts.requireGroup(groupName);
+    return planView(group.planRestore(name, volumeOption(group, volume)));
+  }
+
+  async restore(groupName: string, name: string, request: RestoreRequest): Promise<RestoreView> {
+    const group = this.#groupToChange(groupName);
+    requireSnapshot(group, name);
+    const option = volumeOption(group, request.volume);
+    const volumes = request.volume === undefined ? [...group.volumes.keys()] : [request.volume];
+    const guarded = {
+      exportNames: volumes.map((volume) => exportNameOf(group.name, volume)),
+      what: `restoring ${group.name}@${name}`,
+      force: request.force ?? false,
+    };
+    const result = await this.#guarded(guarded, async () => {
+      // What was written through the snapshot is a part of it, and may be in a cache yet.
+      await this.#parts.guard.sync(exportsOfSnapshot(group, name));
+      return await group.restore(name, option);
+    });
+    return {
+      operation: this.#parts.operations.begun(group, result.operation, 'restore', name),
+      plan: planView(result.plan),
+      undo: this.#parts.statusOf(group, result.undo),
+    };
+  }
+
+  changes(groupName: string, volumeName: string, query: ChangesQuery): ChangesPage {
+    const group = this.#parts.requireGroup(groupName);
+    const volume = requireVolume(group, volumeName);
+    const since = requireSnapshot(group, query.from);
+    const snapshot = query.to === undefined ? undefined : requireSnapshot(group, query.to);
+    if (snapshot !== undefined && snapshot.lsn < since.lsn) {
+      throw new EngineError(
+        'invalid',
+        `${query.from} is later than ${snapshot.name}: name the older snapshot first`,
+      );
+    }
+    const offsetBytes = Number(query.offset ?? 0);
+    const page = { from: since.name, to: snapshot?.name ?? null };
+    if (offsetBytes >= volume.sizeBytes) return { ...page, extents: [], next: null };
+    const found = changedExtents({ group, volume: volumeName, snapshot }, since, {
+      offsetBytes,
+      lengthBytes: volume.sizeBytes - offsetBytes,
+      regionBytes: volume.regionBytes,
+      maxExtents: MAX_EXTENTS_PER_PAGE,
+      maxRegions: MAX_REGIONS_PER_PAGE,
+    });
+    const extents: { offset: number; length: number }[] = [];
+    let at = offsetBytes;
+    for (const extent of found) {
+      if (isChanged(extent)) extents.push({ offset: at, length: extent.lengthBytes });
+      at += extent.lengthBytes;
+    }
+    return { ...page, extents, next: at < volume.sizeBytes ? at : null };
+  }
+
+  async import(groupName: string, volumeName: string, request: ImportRequest): Promise<OperationStatus> {
+    const group = this.#groupToChange(groupName);
+    requireVolume(group, volumeName);
+    const { guard, operations, openImage } = this.#parts;
+    const target = exportNameOf(group.name, volumeName);
+    if (operations.isImporting(group, target))
+      throw new EngineError('in-use', `an import into ${target} is under way: wait for its end`);
+    const image = await openImage(request.file);
+    let hold: GuardHold;
+    try {
+      const what = `importing into ${target}`;
+      hold = await guard.hold({ exportNames: [target], what, force: request.force ?? false });
+    } catch (error) {
+      await image.close();
+      throw error;
+    }
+    const work = group.import(volumeName, image).finally(async () => {
+      await image.close().catch(() => undefined);
+      await hold.release();
+    });
+    this.#watchImport(group, target, request.file, work);
+    const status = operations.follow(
+      group,
+      target,
+      work.then((result) => ({ ...result })),
+    );
+    // What is refused at once is an answer, and not an operation that failed.
+    await Promise.race([work.then(nothing, nothing), new Promise(setImmediate)]);
+    const now = operations.find(group, status.id);
+    if (now.state === 'failed') await work;
+    return now;
+  }
+
+  operations(groupName: string): OperationStatus[] {
+    return this.#parts.operations.list(this.#parts.requireGroup(groupName));
+  }
+
+  operation(groupName: string, id: string): OperationStatus {
+    return this.#parts.operations.find(this.#parts.requireGroup(groupName), id);
+  }
+
+  /** Waits for imports under way, which end early once their group closes. */
+  async settled(): Promise<void> {
+    await Promise.allSettled([...this.#imports]);
+  }
+
+  async #guarded<Result>(
+    request: Parameters<UseGuard['hold']>[0],
+    change: () => Promise<Result>,
+  ): Promise<Result> {
+    const hold = await this.#parts.guard.hold(request);
+    try {
+      return await change();
+    } finally {
+      await hold.release();
+    }
+  }
+
+  #watchImport(group: GroupControl, target: string, file: string, work: Promise<unknown>): void {
+    const { events, logger } = this.#parts;
+    this.#imports.add(work);
+    const tell = (type: string, message: string): void =>
+      events.emit({ type, message, group: group.name, data: { export: target, file } });
+    tell('import.started', `importing ${file} into ${target}`);
+    work
+      .then(
+        () => tell('import.completed', `${file} is imported into ${target}`),
+        (error: unknown) => {
+          const reason = error instanceof Error ? error.message : String(error);
+          logger.error({ err: error, export: target, file }, 'an import failed');
+          tell('import.failed', `importing ${file} into ${target} failed: ${reason}`);
+        },
+      )
+      .finally(() => this.#imports.delete(work));
+  }
+
+  #groupToChange(name: string): GroupControl {
+    this.#parts.checkRunning();
+    return this.#parts.requireGroup(name);
+  }
+
+  #statusById(group: GroupControl, id: string): SnapshotStatus {
+    const snapshot = group.snapshots.find((each) => each.id === id);
+    if (snapshot === undefined) throw new EngineError('not-found', 'the snapshot was deleted meanwhile');
+    return this.#parts.statusOf(group, snapshot);
+  }
+}
+
+function nothing(): void {
+  // How it ended is asked of the operation.
+}
+
+function requireSnapshot(group: GroupControl, name: string): SnapshotView {
+  const found = group.snapshots.find((snapshot) => snapshot.name === name);
+  if (found !== undefined) return found;
+  checkName('snapshot', name);
+  throw new EngineError('not-found', `group ${group.name} has no snapshot ${name}`);
+}
+
+function requireVolume(group: GroupControl, name: string): ServedVolume {
+  const found = group.volumes.get(name);
+  if (found !== undefined) return found;
+  throw new EngineError('not-found', `group ${group.name} has no volume ${JSON.stringify(name)}`);
+}
+
+function volumeOption(group: GroupControl, volume: string | undefined): { volume?: string } {
+  if (volume === undefined) return {};
+  requireVolume(group, volume);
+  return { volume };
+}
+
+function exportsOfSnapshot(group: GroupControl, snapshotName: string): string[] {
+  return [...group.volumes.keys()].map((volume) => exportNameOf(group.name, volume, snapshotName));
+}
+
+function planView(plan: RestorePlan): RestorePlanView {
+  return {
+    snapshot: plan.snapshot.name,
+    lsn: plan.snapshot.lsn,
+    volumes: plan.volumes.map(({ name, regions, bytes }) => ({ name, regions, bytes })),
+    regions: plan.regions,
+    bytes: plan.bytes,
+  };
+}
