@@ -8,6 +8,9 @@ import {
 } from './record.ts';
 import { PAGE_SECTORS } from './ring.ts';
 
+/** The smallest ring, in bytes: the least in which the shares below come to something. */
+export const MIN_RING_BYTES = 256 * KIB;
+
 /** Share of the ring that one batch may take, and that may be written and not durable. */
 const RING_SHARE = 4;
 /** Written and not durable, in bytes, at most: beyond it appends wait. It bounds what a power cut loses, and how far a scan looks ahead. */

@@ -18,9 +18,9 @@ import type { Disk } from '../disk/disk.ts';
 import { assert, EngineError, errnoOf } from '../errors.ts';
 import { LOG_RING_OFFSET_BYTES } from '../formats.ts';
 import { SharedRun } from '../shared-run.ts';
-import { type ByteOffset, KIB, LOG_SECTOR_BYTES, type Lsn, MIB } from '../units.ts';
+import { type ByteOffset, LOG_SECTOR_BYTES, type Lsn, MIB } from '../units.ts';
 import { BatchBuilder, type SealedBytes } from './batch-builder.ts';
-import { type LogLimits, limitsOf } from './limits.ts';
+import { type LogLimits, limitsOf, MIN_RING_BYTES } from './limits.ts';
 import {
   BATCH_HEADER_BYTES,
   HeaderReader,
@@ -35,7 +35,7 @@ import { PAGE_SECTORS, pageAligned, Ring } from './ring.ts';
 import { Superblocks } from './superblock.ts';
 
 /** The smallest ring, in bytes. */
-export const MIN_LOG_BYTES = 256 * KIB;
+export const MIN_LOG_BYTES = MIN_RING_BYTES;
 
 const PAGE_BYTES = PAGE_SECTORS * LOG_SECTOR_BYTES;
 /** A sync begins by itself when so much is not durable, in bytes, and in any case after so long (rule L9). */

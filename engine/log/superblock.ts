@@ -24,6 +24,7 @@ import {
   seal,
 } from '../formats.ts';
 import type { Lsn } from '../units.ts';
+import { MIN_RING_BYTES } from './limits.ts';
 import { groupIdBytes, type LogIdentity } from './record.ts';
 
 export interface LogState {
@@ -90,10 +91,13 @@ export class Superblocks {
         'the log is that of another group: name the file that belongs to this one',
       );
     const state = stateOf(found);
-    if (disk.sizeBytes < LOG_RING_OFFSET_BYTES + state.ringBytes)
+    const neededBytes = LOG_RING_OFFSET_BYTES + state.ringBytes;
+    if (state.ringBytes % LOG_SLOT_BYTES !== 0 || state.ringBytes < MIN_RING_BYTES)
+      throw new EngineError('corrupt', `the log cannot have a ring of ${state.ringBytes} bytes: report this`);
+    if (disk.sizeBytes < neededBytes)
       throw new EngineError(
         'corrupt',
-        `the log has ${disk.sizeBytes} bytes and its ring needs ${LOG_RING_OFFSET_BYTES + state.ringBytes}: it was cut short; restore its file from a copy`,
+        `the log has ${disk.sizeBytes} bytes and needs ${neededBytes}: it was cut short; restore its file from a copy`,
       );
     const identity = { groupId, generation: found.generation };
     return { superblocks: new Superblocks(disk, identity, Number(found.sequence), slot), state, warnings };
