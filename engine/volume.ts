@@ -1,6 +1,8 @@
+import type { BlockDevice, ZeroOptions } from './block-device.ts';
 import type { Disk, DiskExtent } from './disk/disk.ts';
 import { assert, EngineError } from './errors.ts';
-import type { MapFile } from './map/map-file.ts';
+import type { GroupState, GroupVolume } from './group-state.ts';
+import type { WritePath } from './log/write-path.ts';
 import type { RegionMapView } from './map/region-map.ts';
 import { MIB } from './units.ts';
 
@@ -16,55 +18,54 @@ export interface VolumeIdentity {
 }
 
 /**
- * A block device that applications use. Every write of data marks its regions before it reaches the disk (`written`: since creation).
+ * The live volume: a block device that applications use.
  *
- * Direct mode (rule L4): requests go straight to the disk. Once a group logs, `tryWrite` and `write` append to its log instead, and
- * reads look into what is pending; callers see no difference.
- *
- * The `try` calls are the hot path: no promise, no allocation. They return false, having done nothing that matters, when something has
- * to be waited for; the caller then takes the promise of the same name. Ranges lie inside the volume; anything else is a
- * bug of the caller. Requests that overlap in time and place land in any order, as on any disk; others never disturb each other.
- *
- * Errors are `EngineError`s: `disk` with an errno for this request alone; `unavailable` with errno `EIO` for every write and flush
- * after the volume failed (see `failure`), with `ESHUTDOWN` for everything once it closes. The `try` calls throw them.
+ * In direct mode (rule L4) requests go straight to its disk, and every write of data marks its regions before it reaches it (`written`:
+ * since creation). Once its group logs, writes go into the log, and reads see what is logged and not yet applied; callers see no difference.
  */
-export class Volume {
+export class Volume implements BlockDevice {
   readonly name: string;
   readonly id: string;
   readonly sizeBytes: number;
   readonly regionBytes: number;
   /** True on a secondary, whose volumes take writes from their primary only. */
   readonly readOnly: boolean;
+  readonly #state: GroupState;
+  readonly #volume: GroupVolume;
+  readonly #path: WritePath;
   readonly #disk: Disk;
-  readonly #map: MapFile;
-  /** What writes and flushes are refused with. */
+  /** What writes and flushes are refused with, after a direct write could not be made durable. */
   #refusal: EngineError | undefined;
   #closing: Promise<void> | undefined;
   #inFlight = 0;
   #onIdle: (() => void) | undefined;
   readonly #failureListeners: ((reason: string) => void)[] = [];
 
-  /** The volume owns both, and closes them. */
-  constructor(identity: VolumeIdentity, disk: Disk, map: MapFile, readOnly: boolean) {
-    assert(disk.sizeBytes >= identity.sizeBytes, 'the disk holds the volume');
-    this.name = identity.name;
-    this.id = identity.id;
-    this.sizeBytes = identity.sizeBytes;
-    this.regionBytes = identity.regionBytes;
+  constructor(state: GroupState, volume: GroupVolume, path: WritePath, readOnly: boolean) {
+    assert(volume.disk.sizeBytes >= volume.sizeBytes, 'the disk holds the volume');
+    this.name = volume.name;
+    this.id = volume.id;
+    this.sizeBytes = volume.sizeBytes;
+    this.regionBytes = volume.regionBytes;
     this.readOnly = readOnly;
-    this.#disk = disk;
-    this.#map = map;
-    map.onFailure = (reason) => this.#fail(`its region map cannot be kept: ${reason}`);
+    this.#state = state;
+    this.#volume = volume;
+    this.#path = path;
+    this.#disk = volume.disk;
+    volume.map.onFailure = (reason) => {
+      // What is logged is applied again: only who writes directly has lost something (rule L6).
+      if (path.isDirect) this.fail(`its region map cannot be kept: ${reason}`);
+    };
   }
 
-  /** The regions written since the volume was created: at least those. A region that is not in it reads as zeroes. */
+  /** The regions written since the volume was created: at least those that were applied. A region that is not in it reads as zeroes. */
   get written(): RegionMapView {
-    return this.#map.written;
+    return this.#volume.map.written;
   }
 
   /** Why the volume takes no more writes and flushes (rule L6), or undefined. Reads go on. It ends with the process only. */
   get failure(): string | undefined {
-    return this.#refusal?.message;
+    return (this.#refusal ?? this.#path.failure)?.message;
   }
 
   /** Runs `listener` once, when the volume fails. */
@@ -74,43 +75,70 @@ export class Volume {
 
   tryRead(target: Buffer, targetStart: number, lengthBytes: number, offsetBytes: number): boolean {
     this.#checkRange(offsetBytes, lengthBytes);
-    return this.#disk.tryRead(target, targetStart, lengthBytes, offsetBytes);
+    if (this.#path.isDirect) return this.#disk.tryRead(target, targetStart, lengthBytes, offsetBytes);
+    return this.#state.reader.tryRead(
+      this.#volume,
+      undefined,
+      target,
+      targetStart,
+      lengthBytes,
+      offsetBytes,
+    );
   }
 
   async read(target: Buffer, targetStart: number, lengthBytes: number, offsetBytes: number): Promise<void> {
     this.#checkRange(offsetBytes, lengthBytes);
-    await this.#track(this.#disk.read(target, targetStart, lengthBytes, offsetBytes));
+    const { reader } = this.#state;
+    await this.#track(reader.read(this.#volume, undefined, target, targetStart, lengthBytes, offsetBytes));
   }
 
   tryWrite(source: Buffer, sourceStart: number, lengthBytes: number, offsetBytes: number): boolean {
     this.#checkWritable(offsetBytes, lengthBytes);
     if (lengthBytes === 0) return true;
+    if (!this.#path.isDirect)
+      return this.#path.tryWrite(this.#volume, source, sourceStart, lengthBytes, offsetBytes);
     const first = Math.floor(offsetBytes / this.regionBytes);
     const end = Math.floor((offsetBytes + lengthBytes - 1) / this.regionBytes) + 1;
     // A mark whose write then has to wait, or fails, is one too many at worst.
     return (
-      this.#map.tryMark(first, end) && this.#disk.tryWrite(source, sourceStart, lengthBytes, offsetBytes)
+      this.#volume.map.tryMark(first, end) &&
+      this.#disk.tryWrite(source, sourceStart, lengthBytes, offsetBytes)
     );
   }
 
   async write(source: Buffer, sourceStart: number, lengthBytes: number, offsetBytes: number): Promise<void> {
     this.#checkWritable(offsetBytes, lengthBytes);
-    if (lengthBytes === 0) return;
-    const put = () => this.#disk.write(source, sourceStart, lengthBytes, offsetBytes);
-    await this.#track(this.#marked(offsetBytes, lengthBytes, put));
+    await this.#track(this.#write(source, sourceStart, lengthBytes, offsetBytes));
+  }
+
+  async #write(source: Buffer, sourceStart: number, lengthBytes: number, offsetBytes: number): Promise<void> {
+    let done = 0;
+    while (done < lengthBytes) {
+      const [start, rest, at] = [sourceStart + done, lengthBytes - done, offsetBytes + done];
+      if (this.#path.isDirect) {
+        const put = () => this.#disk.write(source, start, rest, at);
+        await this.#path.direct(() => this.#marked(at, rest, put));
+        return;
+      }
+      done += await this.#path.write(this.#volume, source, start, rest, at);
+    }
+  }
+
+  settle(): void {
+    this.#path.settle();
   }
 
   /** Makes durable whatever was acknowledged before the call, on any connection. */
   async flush(): Promise<void> {
     this.#checkWritable(0, 0);
-    await this.#track(this.#sync());
+    await this.#track(this.#flush());
   }
 
-  async #sync(): Promise<void> {
+  async #flush(): Promise<void> {
     try {
-      await this.#disk.sync();
+      await this.#path.flush(this.#disk);
     } catch (error) {
-      this.#fail(error instanceof Error ? error.message : String(error));
+      if (this.#path.failure === undefined) this.fail(error instanceof Error ? error.message : String(error));
       throw this.#refusal ?? error;
     }
   }
@@ -121,49 +149,36 @@ export class Volume {
    */
   async trim(offsetBytes: number, lengthBytes: number): Promise<void> {
     this.#checkWritable(offsetBytes, lengthBytes);
-    if (lengthBytes === 0) return;
-    await this.#track(
-      this.#inPieces(offsetBytes, lengthBytes, (start, piece) => this.#disk.punch(start, piece)),
-    );
+    await this.#track(this.#zero(offsetBytes, lengthBytes, { mayPunch: true, fast: false }));
   }
 
-  /**
-   * The range reads as zeroes afterwards. With `mayPunch` its space may be given back, else it stays allocated. With `fast` it rejects with
-   * errno `ENOTSUP`, having changed nothing, where it would come to writing zeroes. It marks no more than a trim does.
-   */
-  async writeZeroes(
-    offsetBytes: number,
-    lengthBytes: number,
-    options: { readonly mayPunch: boolean; readonly fast: boolean },
-  ): Promise<void> {
+  /** `mayPunch`, `fast`: see `ZeroOptions`. It marks no more than a trim does. What is logged is zeroed fast: it costs a record. */
+  async writeZeroes(offsetBytes: number, lengthBytes: number, options: ZeroOptions): Promise<void> {
     this.#checkWritable(offsetBytes, lengthBytes);
-    if (lengthBytes === 0) return;
-    const { mayPunch, fast } = options;
-    const disk = this.#disk;
-    const zero = (start: number, piece: number): Promise<void> => {
-      if (!mayPunch) return disk.zero(start, piece, fast);
-      return fast ? disk.punchFast(start, piece) : disk.punch(start, piece);
-    };
-    await this.#track(this.#inPieces(offsetBytes, lengthBytes, zero));
+    await this.#track(this.#zero(offsetBytes, lengthBytes, options));
   }
 
   /**
    * Zeroing has no bound in size, and where it comes to writing it takes its time. So it is done in pieces, and ends early when the volume
    * closes or fails. Only the first piece may reject with `ENOTSUP`: a disk either can or cannot.
    */
-  async #inPieces(
-    offsetBytes: number,
-    lengthBytes: number,
-    zero: (startBytes: number, pieceBytes: number) => Promise<void>,
-  ): Promise<void> {
+  async #zero(offsetBytes: number, lengthBytes: number, options: ZeroOptions): Promise<void> {
     const end = offsetBytes + lengthBytes;
     for (let at = offsetBytes; at < end; ) {
       if (at > offsetBytes) this.#checkWritable(at, 0);
       // Cut at multiples of the size of a piece, so that no block of the disk is cut.
       const stop = Math.min(end, (Math.floor(at / ZERO_PIECE_BYTES) + 1) * ZERO_PIECE_BYTES);
-      await zero(at, stop - at);
-      at = stop;
+      const from = at;
+      if (this.#path.isDirect) {
+        await this.#path.direct(() => this.#zeroDirectly(from, stop - from, options));
+        at = stop;
+      } else at += await this.#path.zero(this.#volume, from, stop - from, options.mayPunch);
     }
+  }
+
+  #zeroDirectly(startBytes: number, pieceBytes: number, { mayPunch, fast }: ZeroOptions): Promise<void> {
+    if (!mayPunch) return this.#disk.zero(startBytes, pieceBytes, fast);
+    return fast ? this.#disk.punchFast(startBytes, pieceBytes) : this.#disk.punch(startBytes, pieceBytes);
   }
 
   /** Asks for the range to be in the cache soon. Advisory. */
@@ -175,40 +190,35 @@ export class Volume {
   /** Extents from the start of the range, as `Disk.extents`: they may end before the range does. */
   async allocation(offsetBytes: number, lengthBytes: number, maxExtents: number): Promise<DiskExtent[]> {
     this.#checkRange(offsetBytes, lengthBytes);
-    return await this.#track(this.#disk.extents(offsetBytes, lengthBytes, maxExtents));
+    const { reader } = this.#state;
+    return await this.#track(reader.extents(this.#volume, undefined, offsetBytes, lengthBytes, maxExtents));
   }
 
-  /**
-   * Refuses what comes, waits for what is under way, makes data and map durable, and closes both. Rejects when the data could not be made
-   * durable; everything is closed even so.
-   */
+  /** Refuses what comes, and resolves when what is under way has ended. The group closes the rest. */
   close(): Promise<void> {
-    this.#closing ??= this.#closeAll();
+    this.#closing ??= this.#whenIdle();
     return this.#closing;
   }
 
-  async #closeAll(): Promise<void> {
+  async #whenIdle(): Promise<void> {
     if (this.#inFlight > 0)
       await new Promise<void>((resolve) => {
         this.#onIdle = resolve;
       });
-    const failed = this.#refusal !== undefined;
-    const results = await Promise.allSettled([failed ? undefined : this.#sync(), this.#map.close()]);
-    await this.#disk.close();
-    for (const result of results) if (result.status === 'rejected') throw result.reason;
   }
 
   /** Marks the regions of a range, and then does `work`. */
   async #marked(offsetBytes: number, lengthBytes: number, work: () => Promise<void>): Promise<void> {
     const first = Math.floor(offsetBytes / this.regionBytes);
     const end = Math.floor((offsetBytes + lengthBytes - 1) / this.regionBytes) + 1;
-    if (!this.#map.tryMark(first, end)) await this.#map.mark(first, end);
+    if (!this.#volume.map.tryMark(first, end)) await this.#volume.map.mark(first, end);
     // The volume may have failed while the mark was waited for.
     if (this.#refusal !== undefined) throw this.#refusal;
     await work();
   }
 
-  #fail(reason: string): void {
+  /** It takes no more writes and flushes (rule L6). */
+  fail(reason: string): void {
     if (this.#refusal !== undefined) return;
     const message = `volume ${this.name} takes no more writes: ${reason}`;
     this.#refusal = new EngineError('unavailable', message, { errno: 'EIO' });
@@ -227,6 +237,7 @@ export class Volume {
   #checkWritable(offsetBytes: number, lengthBytes: number): void {
     this.#checkRange(offsetBytes, lengthBytes);
     if (this.#refusal !== undefined) throw this.#refusal;
+    if (this.#path.failure !== undefined) throw this.#path.failure;
   }
 
   async #track<T>(work: Promise<T>): Promise<T> {

@@ -311,6 +311,7 @@ export class Log {
     this.#putNow(lsn, this.#builder.sealControl(lsn, payload, this.#durableLsn));
     this.#endLsn = endLsn;
     this.#written(endLsn);
+    this.#armTimer();
     return new LogBatch(lsn, endLsn, payload);
   }
 
@@ -336,7 +337,6 @@ export class Log {
 
   #written(endLsn: Lsn): void {
     this.#writtenLsn = endLsn;
-    this.#armTimer();
     if ((endLsn - this.#durableLsn) * LOG_SECTOR_BYTES >= SYNC_BYTES) this.#startSync();
   }
 
@@ -354,6 +354,7 @@ export class Log {
     }
     this.#tellRoom();
     if ((this.#writtenLsn - this.#durableLsn) * LOG_SECTOR_BYTES >= SYNC_BYTES) this.#startSync();
+    else if (this.#endLsn > this.#durableLsn) this.#armTimer();
   }
 
   async #syncWritten(): Promise<void> {

@@ -1,0 +1,242 @@
+/**
+ * From files to an open group: the chain as the record has it, then what the log holds beyond the checkpoint, which takes its place in the pending
+ * index and at the head of the chain as if it had just been appended. The applier does the rest, while the group is in use already.
+ */
+import type { Clock } from './clock.ts';
+import type { DiskFolder } from './disk/disk.ts';
+import { type Control, decodeControl } from './control-record.ts';
+import { EngineError } from './errors.ts';
+import type { OpenGroup } from './group-files.ts';
+import type { DetachedRecord, RestoreRecord, SnapshotRecord } from './group-record.ts';
+import { type GroupEvent, GroupState, type GroupVolume, type StoreKind } from './group-state.ts';
+import type { LogBatch } from './log/record.ts';
+import { Log } from './log/log.ts';
+import { DurableMap } from './map/durable-map.ts';
+import type { RegionMapView } from './map/region-map.ts';
+import { type DetachedImage, Layer, RestoreNode, type RestorePart } from './snapshot/chain.ts';
+import { ControlEffects, restoreMapName } from './snapshot/control-effects.ts';
+import { type DetachedPart, DetachedSnapshot, detachedMapName, openMap } from './snapshot/detached.ts';
+import type { RegionStore } from './snapshot/region-store.ts';
+
+export interface RecoveredGroup {
+  readonly state: GroupState;
+  readonly effects: ControlEffects;
+  /** What is logged and not applied, in order. */
+  readonly batches: readonly LogBatch[];
+  readonly warnings: readonly string[];
+}
+
+export interface RecoveryOptions {
+  readonly memoryBytes: number;
+  readonly emit: (event: GroupEvent) => void;
+}
+
+/** Throws `corrupt` where what is on disk does not fit together; whoever has the parts closes them then. */
+export async function recover(
+  folder: DiskFolder,
+  opened: OpenGroup,
+  clock: Clock,
+  options: RecoveryOptions,
+): Promise<RecoveredGroup> {
+  const { record } = opened;
+  const found = await Log.open(opened.logDisk, { groupId: record.id }, record.checkpointLsn, clock);
+  const state = new GroupState({
+    folder,
+    clock,
+    log: found.log,
+    record,
+    recordFile: opened.file,
+    volumes: opened.parts.map(({ identity, disk, map }) => ({ ...identity, disk, map })),
+    ...options,
+  });
+  const warnings = [...opened.warnings, ...found.warnings];
+  try {
+    for (const id of record.voided) state.voided.add(id);
+    await openChain(state, warnings);
+    const effects = new ControlEffects(state);
+    for (const batch of found.batches) addPending(state, effects, batch);
+    await removeLeftovers(state, effects);
+    return { state, effects, batches: found.batches, warnings };
+  } catch (error) {
+    await closeState(state);
+    await found.log.close().catch(() => {});
+    throw error;
+  }
+}
+
+async function openChain(state: GroupState, warnings: string[]): Promise<void> {
+  const restores: RestoreRecord[] = [];
+  for (const node of state.record.nodes) {
+    if (node.kind === 'snapshot') state.chain.append(await openLayer(state, node, warnings));
+    else restores.push(node);
+  }
+  for (const snapshot of state.record.detached)
+    state.detached.push(await openDetached(state, snapshot, warnings));
+  for (const restore of restores) insertRestore(state, await openRestore(state, restore));
+  sumChanges(state);
+}
+
+async function openLayer(state: GroupState, record: SnapshotRecord, warnings: string[]): Promise<Layer> {
+  const layer = new Layer(record, state.layerParts());
+  layer.recordedName = record.name;
+  layer.applied = true;
+  layer.detaching = record.detaching;
+  for (const volume of state.volumes) {
+    const part = layer.parts[volume.index];
+    if (part === undefined) continue;
+    const open = async (names: readonly string[], kind: StoreKind): Promise<RegionStore | undefined> => {
+      if (!names.includes(volume.name)) return undefined;
+      return await openStore(state, layer.id, volume, kind, warnings);
+    };
+    part.preserved = await open(record.stores, 'preserved');
+    part.modified = await open(record.written, 'modified');
+    part.copied = await open(record.copied, 'copied');
+  }
+  return layer;
+}
+
+async function openStore(
+  state: GroupState,
+  id: string,
+  volume: GroupVolume,
+  kind: StoreKind,
+  warnings: string[],
+): Promise<RegionStore> {
+  const store = await state.openStore(id, volume, kind);
+  if (store.doubtful.length > 0)
+    warnings.push(`${store.name}: its map is damaged: what the snapshot shows there cannot be read`);
+  return store;
+}
+
+async function openDetached(
+  state: GroupState,
+  record: DetachedRecord,
+  warnings: string[],
+): Promise<DetachedSnapshot> {
+  const parts: DetachedPart[] = [];
+  for (const volume of state.volumes) {
+    const length = state.regionCount(volume);
+    const changedName = detachedMapName(record.id, volume.name, 'changed', record.changedId);
+    const written = record.written.includes(volume.name);
+    parts.push({
+      copied: await openStore(state, record.id, volume, 'copied', warnings),
+      modified: written ? await openStore(state, record.id, volume, 'modified', warnings) : undefined,
+      changed: await openMap(state, changedName, length),
+    });
+  }
+  const { id, name, lsn, createdAt, local, changedId } = record;
+  const identity = { id, name: name ?? '', lsn, createdAt, local, epoch: changedId };
+  const snapshot = new DetachedSnapshot(state.volumes, identity, parts);
+  snapshot.name = name;
+  snapshot.recordedName = name;
+  if (record.refresh !== undefined) await openRefresh(state, snapshot, record.refresh.layerId);
+  return snapshot;
+}
+
+async function openRefresh(state: GroupState, snapshot: DetachedSnapshot, layerId: string): Promise<void> {
+  const layer = state.chain.layers.find((candidate) => candidate.id === layerId);
+  if (layer === undefined)
+    throw new EngineError('corrupt', 'the record refreshes a snapshot from one it has not');
+  const parts = [];
+  for (const volume of state.volumes) {
+    const name = detachedMapName(snapshot.id, volume.name, 'refresh', layerId);
+    const onDisk = await openMap(state, name, state.regionCount(volume));
+    parts.push({ onDisk, toCome: onDisk.map.view, total: onDisk.map.view.count });
+  }
+  layer.users++;
+  snapshot.refresh = { layer, parts, applied: true };
+}
+
+async function openRestore(state: GroupState, record: RestoreRecord): Promise<RestoreNode> {
+  const layers = state.chain.layers;
+  const source: Layer | DetachedImage | undefined =
+    layers.find((layer) => layer.id === record.sourceId) ??
+    state.detached.find((snapshot) => snapshot.id === record.sourceId);
+  if (source === undefined)
+    throw new EngineError('corrupt', 'the record restores from a snapshot that it has not');
+  const parts: (RestorePart | undefined)[] = [];
+  for (const volume of state.volumes) {
+    if (!record.volumes.includes(volume.name)) {
+      parts.push(undefined);
+      continue;
+    }
+    const name = restoreMapName(record.id, volume.name);
+    const disk = await state.folder.open(name);
+    const { map, doubtful } = await DurableMap.load(disk, 0, state.regionCount(volume));
+    if (doubtful.length > 0) {
+      await disk.close();
+      const what = `${name} is damaged: which regions of volume ${volume.name} are restored already cannot be told; put it back from a backup`;
+      throw new EngineError('corrupt', what);
+    }
+    parts.push({ toCome: map.view, durable: map, disk, total: map.view.count });
+  }
+  source.users++;
+  const node = new RestoreNode(record.id, record.lsn, source, parts);
+  node.applied = true;
+  return node;
+}
+
+/** A restore stands behind its undo snapshot, which has the same LSN. */
+function insertRestore(state: GroupState, restore: RestoreNode): void {
+  const { nodes } = state.chain;
+  const later = nodes.findIndex((node) => node.lsn > restore.lsn);
+  state.chain.putBack(restore, later === -1 ? nodes.length : later);
+}
+
+/** The running maps: each layer's own, and all of the next newer one's. */
+function sumChanges(state: GroupState): void {
+  const newestFirst = state.chain.layers.reverse();
+  for (const volume of state.volumes) {
+    let newer: RegionMapView | undefined;
+    for (const layer of newestFirst) {
+      const part = layer.parts[volume.index];
+      if (part === undefined) continue;
+      for (const view of [part.preserved?.map, newer])
+        for (const run of view?.runs() ?? []) part.changed.setRange(run.first, run.end);
+      newer = part.changed;
+    }
+  }
+}
+
+/** What the log holds beyond the checkpoint is as if it had just been appended. */
+function addPending(state: GroupState, effects: ControlEffects, batch: LogBatch): void {
+  if (batch.control !== undefined) effects.append(controlOf(state, batch), batch.lsn);
+  for (const record of batch.records) {
+    const volume = state.volumes[record.volumeIndex];
+    if (volume === undefined || record.offsetBytes + record.lengthBytes > volume.sizeBytes)
+      throw new EngineError('corrupt', `the log at ${batch.lsn} writes where the group has no volume`);
+    volume.pending.add(record);
+  }
+}
+
+export function controlOf(state: GroupState, batch: LogBatch): Control {
+  return decodeControl(batch.control ?? Buffer.alloc(0), (name) => {
+    const volume = state.volumes.find((candidate) => candidate.name === name);
+    return volume === undefined ? undefined : state.regionCount(volume);
+  });
+}
+
+/** Files that a crash left behind: nothing names them. */
+async function removeLeftovers(state: GroupState, effects: ControlEffects): Promise<void> {
+  const known = new Set([
+    ...state.chain.nodes.map((node) => node.id),
+    ...state.detached.map((snapshot) => snapshot.id),
+  ]);
+  for (const name of await state.folder.list()) {
+    const [, id] = /^(?:snapshots|restores)\/([^/]+)\//.exec(name) ?? [];
+    if (id === undefined || known.has(id) || effects.byId(id) !== undefined) continue;
+    // It takes room, and nothing else: the next start tries again.
+    await state.folder.remove(name).catch(() => {});
+  }
+}
+
+/** Closes the files of snapshots and restores. */
+export async function closeState(state: GroupState): Promise<void> {
+  for (const node of state.chain.nodes) {
+    if (node.kind === 'restore') for (const part of node.parts) await part?.disk?.close();
+    else
+      for (const part of node.parts)
+        for (const store of [part.preserved, part.modified, part.copied]) await store?.close();
+  }
+  for (const snapshot of state.detached) await snapshot.close();
+}

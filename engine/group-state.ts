@@ -1,0 +1,222 @@
+/**
+ * What the parts of an open group share: its volumes, log and chain, the lane, and the record that makes changes of all that durable.
+ *
+ * **The lane.** Whatever changes volumes, stores, maps or the record (the applier, the restore copier, writes to snapshots, the janitor)
+ * does so in the lane, one small step at a time, so that each step finds what the one before it left. Readers run beside it.
+ */
+import { randomUUID } from 'node:crypto';
+import type { Clock } from './clock.ts';
+import type { Disk, DiskFolder } from './disk/disk.ts';
+import { turnstile } from './disk/turnstile.ts';
+import type { GroupRecord, GroupRecordFile, NodeRecord } from './group-record.ts';
+import type { Log } from './log/log.ts';
+import { PendingIndex } from './log/pending-index.ts';
+import type { MapFile } from './map/map-file.ts';
+import { RegionMap } from './map/region-map.ts';
+import { Chain, type ChainNode, type LayerPart } from './snapshot/chain.ts';
+import type { DetachedSnapshot } from './snapshot/detached.ts';
+import { ImageReader, type ReadableVolume } from './snapshot/image-reader.ts';
+import { ReadTracker } from './snapshot/read-tracker.ts';
+import { RegionStore, type StoreIdentity } from './snapshot/region-store.ts';
+import type { Lsn, RegionIndex } from './units.ts';
+
+/** What happened in a group, for people and programs. */
+export interface GroupEvent {
+  /** `thing.what-happened`, stable. */
+  readonly type: string;
+  /** One line for people. */
+  readonly message: string;
+  readonly data?: Readonly<Record<string, unknown>>;
+}
+
+/** A volume as the engine's parts see it. */
+export interface GroupVolume extends ReadableVolume {
+  readonly name: string;
+  readonly id: string;
+  readonly sizeBytes: number;
+  readonly map: MapFile;
+  /** Written by the applier or the copier since its last sync. */
+  unsynced: boolean;
+}
+
+/** The work done since the group was opened. */
+export interface GroupCounters {
+  regionsPreserved: number;
+  regionsRestored: number;
+}
+
+export interface StateParts {
+  readonly folder: DiskFolder;
+  readonly clock: Clock;
+  readonly log: Log;
+  readonly record: GroupRecord;
+  readonly recordFile: GroupRecordFile;
+  readonly volumes: readonly { name: string; id: string; sizeBytes: number; disk: Disk; map: MapFile }[];
+  readonly memoryBytes: number;
+  readonly emit: (event: GroupEvent) => void;
+}
+
+export class GroupState {
+  readonly folder: DiskFolder;
+  readonly clock: Clock;
+  readonly log: Log;
+  readonly chain = new Chain();
+  readonly readers = new ReadTracker();
+  readonly reader: ImageReader;
+  readonly volumes: readonly GroupVolume[];
+  readonly regionBytes: number;
+  readonly memoryBytes: number;
+  readonly emit: (event: GroupEvent) => void;
+  readonly counters: GroupCounters = { regionsPreserved: 0, regionsRestored: 0 };
+  /** Snapshots that left the chain with a copy of everything. */
+  readonly detached: DetachedSnapshot[] = [];
+  /** Snapshots given up before the record that makes them was applied (rule S4). */
+  readonly voided = new Set<string>();
+  /** One at a time: see above. */
+  readonly lane = turnstile(1);
+  /** Called when a volume's sync has failed: what was written since the checkpoint is to be written again (rule L6). */
+  onVolumeLost: () => void = () => {};
+  #record: GroupRecord;
+  readonly #recordFile: GroupRecordFile;
+
+  constructor(parts: StateParts) {
+    this.folder = parts.folder;
+    this.clock = parts.clock;
+    this.log = parts.log;
+    this.memoryBytes = parts.memoryBytes;
+    this.emit = parts.emit;
+    this.#record = parts.record;
+    this.#recordFile = parts.recordFile;
+    this.regionBytes = parts.record.regionBytes;
+    this.reader = new ImageReader(this.chain, this.log, this.readers);
+    this.volumes = parts.volumes.map((volume, index) => ({
+      ...volume,
+      index,
+      regionBytes: this.regionBytes,
+      pending: new PendingIndex(this.regionBytes),
+      unsynced: false,
+    }));
+  }
+
+  get record(): GroupRecord {
+    return this.#record;
+  }
+
+  get checkpointLsn(): Lsn {
+    return this.#record.checkpointLsn;
+  }
+
+  regionCount(volume: GroupVolume): number {
+    return Math.ceil(volume.sizeBytes / this.regionBytes);
+  }
+
+  /** Bytes of a region: the last one may be short. */
+  bytesOf(volume: GroupVolume, region: RegionIndex): number {
+    return Math.min(this.regionBytes, volume.sizeBytes - region * this.regionBytes);
+  }
+
+  /**
+   * Makes the control state durable as it stands in memory, together with a checkpoint: one write (rule L10). In the lane. When it rejects,
+   * the record before it holds, or this one does.
+   */
+  async writeRecord(checkpointLsn: Lsn): Promise<void> {
+    const record: GroupRecord = {
+      ...this.#record,
+      checkpointLsn,
+      nodes: this.chain.nodes.filter((node) => node.applied).map((node) => this.#nodeRecord(node)),
+      voided: [...this.voided],
+      detached: this.detached.map((snapshot) => snapshot.record()),
+    };
+    try {
+      await this.#recordFile.write(record);
+    } catch (error) {
+      this.#recordFile.forgive();
+      throw error;
+    }
+    this.#record = record;
+  }
+
+  #nodeRecord(node: ChainNode): NodeRecord {
+    if (node.kind === 'restore') {
+      const volumes = this.#volumesWith(node.parts);
+      return { kind: 'restore', id: node.id, lsn: node.lsn, sourceId: node.source.id, volumes };
+    }
+    return {
+      kind: 'snapshot',
+      id: node.id,
+      name: node.recordedName,
+      lsn: node.lsn,
+      createdAt: node.createdAt,
+      local: node.local,
+      ...(node.undoOf === undefined ? {} : { undoOf: node.undoOf }),
+      stores: this.#volumesWith(node.parts.map((part) => part.preserved)),
+      written: this.#volumesWith(node.parts.map((part) => part.modified)),
+      copied: this.#volumesWith(node.parts.map((part) => part.copied)),
+      detaching: node.detaching,
+    };
+  }
+
+  #volumesWith(parts: readonly unknown[]): string[] {
+    return this.volumes.filter((volume) => parts[volume.index] !== undefined).map((volume) => volume.name);
+  }
+
+  /** Syncs the volumes that were written. A failed sync means that the log has to be applied again from the checkpoint (rule L6). In the lane. */
+  async syncVolumes(): Promise<void> {
+    const unsynced = this.volumes.filter((volume) => volume.unsynced);
+    const results = await Promise.allSettled(unsynced.map((volume) => volume.disk.sync()));
+    const failed = results.find((result) => result.status === 'rejected');
+    if (failed !== undefined) {
+      this.onVolumeLost();
+      throw failed.reason;
+    }
+    for (const volume of unsynced) volume.unsynced = false;
+  }
+
+  /** Marks regions as written since the volume's creation, before they are. */
+  async markWritten(volume: GroupVolume, first: RegionIndex, end: RegionIndex): Promise<void> {
+    if (volume.map.tryMark(first, end)) return;
+    try {
+      await volume.map.mark(first, end);
+    } catch (error) {
+      // The map writes all that counts again at the next try.
+      volume.map.forgive();
+      throw error;
+    }
+  }
+
+  /** New, empty parts for a layer. */
+  layerParts(): LayerPart[] {
+    return this.volumes.map((volume) => ({
+      preserved: undefined,
+      modified: undefined,
+      copied: undefined,
+      changed: new RegionMap(this.regionCount(volume)),
+    }));
+  }
+
+  storeIdentity(ownerId: string, volume: GroupVolume): StoreIdentity {
+    return { ownerId, volumeId: volume.id, sizeBytes: volume.sizeBytes, regionBytes: this.regionBytes };
+  }
+
+  storeName(ownerId: string, volume: GroupVolume, kind: StoreKind): string {
+    return `snapshots/${ownerId}/${volume.name}.${kind}`;
+  }
+
+  /** Makes a store; one that a crash left behind before the record named it is made anew. */
+  async createStore(ownerId: string, volume: GroupVolume, kind: StoreKind): Promise<RegionStore> {
+    const name = this.storeName(ownerId, volume, kind);
+    await this.folder.remove(name);
+    return await RegionStore.create(this.folder, name, this.storeIdentity(ownerId, volume));
+  }
+
+  openStore(ownerId: string, volume: GroupVolume, kind: StoreKind): Promise<RegionStore> {
+    const name = this.storeName(ownerId, volume, kind);
+    return RegionStore.open(this.folder, name, this.storeIdentity(ownerId, volume));
+  }
+
+  newId(): string {
+    return randomUUID();
+  }
+}
+
+export type StoreKind = 'preserved' | 'modified' | 'copied';

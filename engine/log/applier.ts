@@ -1,0 +1,415 @@
+/**
+ * Applies the log to the volumes, in its order: the one consumer that every group has.
+ *
+ * Data batches are applied together in *units*, sorted and merged (rule L10); a control record is a barrier of its own. A unit goes in these
+ * steps, in the lane:
+ *
+ *   1. only batches that are durable in the log are taken (L1);
+ *   2. regions that a restore still has to bring are materialised (T2);
+ *   3. what the unit overwrites is preserved for the newest snapshot, durably (S1);
+ *   4. regions are marked: as written, and as changed for detached snapshots;
+ *   5. the volumes are written;
+ *   6. the unit leaves the pending index: readers find it in the volumes from here on.
+ *
+ * A **checkpoint** makes the position durable: volumes synced, then the group's record written, then (in its own time) the log's superblock, which
+ * frees the space (L7). When a volume's sync fails, everything since the last checkpoint is pending again, and is applied once more from the
+ * log (L6). When a disk refuses (it is full, say), the applier *stalls*: nothing is lost, it tries again from time to time, the log fills, and
+ * writers wait.
+ */
+import type { Timer } from '../clock.ts';
+import { EngineError } from '../errors.ts';
+import type { GroupState, GroupVolume } from '../group-state.ts';
+import { bringForward } from '../snapshot/materialise.ts';
+import { preserve } from '../snapshot/preserve.ts';
+import { LOG_SECTOR_BYTES, type Lsn, MIB, type RegionIndex } from '../units.ts';
+import type { LogBatch, LogRecord } from './record.ts';
+
+/** A unit has at most so many bytes of zeroes and payload, or one batch: that long others wait for the lane. */
+const UNIT_BYTES = 16 * MIB;
+/** … and touches about so many regions: each may have to be preserved. */
+const UNIT_REGIONS = 512;
+/** A checkpoint at the latest after so many bytes of log, or a quarter of the ring; or so long after the last unit. */
+const CHECKPOINT_BYTES = 64 * MIB;
+const CHECKPOINT_IDLE_MS = 1000;
+/** Log space is freed when so large a share of the ring can be, or when writers wait. */
+const FREE_SHARE = 1 / 8;
+/** A stalled applier tries again after so long. */
+const STALL_RETRY_MS = 1000;
+/** Inline writes between two turns for everybody else. */
+const WRITES_PER_TURN = 64;
+
+export interface ApplierHooks {
+  /** Carries out a control record in memory and in files, so that `writeRecord` makes it durable; returns how to take it back. In the lane. */
+  readonly prepareControl: (batch: LogBatch) => Promise<() => void>;
+  /** A control record is applied, durably. */
+  readonly controlApplied: (batch: LogBatch) => void;
+  /** The lazily kept maps of what changed become durable, before a checkpoint. */
+  readonly flushMaps: () => Promise<void>;
+  /** A disk is full (rule S8): whether something was given up, so that trying again makes sense. */
+  readonly giveUp: () => Promise<boolean>;
+  /** Whether writers wait for room in the log. */
+  readonly writersWait: () => boolean;
+  /** Something happened that only a bug explains. */
+  readonly bug: (error: unknown) => void;
+  /** Something was applied: there may be work for others. */
+  readonly progress: () => void;
+}
+
+interface Piece {
+  readonly record: LogRecord;
+  readonly bytes: Buffer;
+}
+
+export class Applier {
+  readonly #state: GroupState;
+  readonly #hooks: ApplierHooks;
+  /** Batches not yet applied, in order. */
+  readonly #queue: LogBatch[] = [];
+  /** Data batches applied since the last checkpoint: those to apply again when a sync fails. */
+  #retained: LogBatch[] = [];
+  #appliedLsn: Lsn;
+  #stall: string | undefined;
+  #retry: Timer | undefined;
+  #idle: Timer | undefined;
+  #idleDue = false;
+  #wake: (() => void) | undefined;
+  /** Counts pokes, so that one that comes between a look and the sleep after it is not missed. */
+  #pokes = 0;
+  #closing = false;
+  #running: Promise<void> | undefined;
+  #freeing: Promise<void> | undefined;
+  #paused = 0;
+
+  constructor(state: GroupState, hooks: ApplierHooks) {
+    this.#state = state;
+    this.#hooks = hooks;
+    this.#appliedLsn = state.checkpointLsn;
+    state.onVolumeLost = () => this.#rewind();
+    state.log.onDurable = () => this.poke();
+  }
+
+  /** Up to where records are in the volumes. */
+  get appliedLsn(): Lsn {
+    return this.#appliedLsn;
+  }
+
+  /** Why nothing is applied at the moment, or undefined. */
+  get stall(): string | undefined {
+    return this.#stall;
+  }
+
+  /** Whether everything that was appended is applied. */
+  get isCaughtUp(): boolean {
+    return this.#queue.length === 0;
+  }
+
+  start(): void {
+    this.#running ??= this.#run();
+  }
+
+  /** A batch has begun. */
+  enqueue(batch: LogBatch): void {
+    this.#queue.push(batch);
+    if (batch.control !== undefined) this.poke();
+  }
+
+  /** Applies nothing until `until` has settled. */
+  pause(until: Promise<void>): void {
+    this.#paused++;
+    void until.finally(() => {
+      this.#paused--;
+      this.poke();
+    });
+  }
+
+  /** Something may have changed that it waits for. A stall is tried again. */
+  poke(): void {
+    this.#pokes++;
+    const wake = this.#wake;
+    this.#wake = undefined;
+    wake?.();
+  }
+
+  /** Space was freed, or the like: a stalled applier tries again at once. */
+  retryNow(): void {
+    this.#retry?.cancel();
+    this.#retry = undefined;
+    this.poke();
+  }
+
+  /** Ends after the step under way. What is not applied stays in the log. */
+  async close(): Promise<void> {
+    this.#closing = true;
+    this.#idle?.cancel();
+    this.#retry?.cancel();
+    this.poke();
+    await this.#running;
+    await this.#freeing;
+  }
+
+  async #run(): Promise<void> {
+    while (!this.#closing) {
+      const seen = this.#pokes;
+      try {
+        const worked = await this.#state.lane(() => this.#step());
+        if (worked) {
+          this.#recovered();
+          this.#hooks.progress();
+          continue;
+        }
+      } catch (error) {
+        if (this.#closing) return;
+        if (await this.#stalled(error)) continue;
+      }
+      if (this.#pokes !== seen) continue;
+      await new Promise<void>((resolve) => {
+        this.#wake = resolve;
+      });
+    }
+  }
+
+  /** Applies one unit or control record, or makes a checkpoint that is due. False when there is nothing to do now. */
+  async #step(): Promise<boolean> {
+    if (this.#closing || this.#paused > 0 || this.#retry !== undefined) return false;
+    const unit = this.#nextUnit();
+    const [first] = unit;
+    if (first === undefined) return await this.#idleCheckpoint();
+    if (first.control !== undefined) await this.#applyControl(first);
+    else {
+      await this.#applyUnit(unit);
+      if (this.#checkpointIsDue()) await this.checkpoint();
+    }
+    return true;
+  }
+
+  /** The batches to apply next: one control record, or data batches up to the bounds; all of them durable in the log (L1). */
+  #nextUnit(): LogBatch[] {
+    const { durableLsn } = this.#state.log;
+    const unit: LogBatch[] = [];
+    let bytes = 0;
+    let regions = 0;
+    for (const batch of this.#queue) {
+      if (batch.lsn >= durableLsn || bytes > UNIT_BYTES || regions > UNIT_REGIONS) break;
+      if (batch.control !== undefined) {
+        if (unit.length === 0) unit.push(batch);
+        break;
+      }
+      unit.push(batch);
+      for (const record of batch.records) {
+        bytes += record.lengthBytes;
+        regions += Math.ceil(record.lengthBytes / this.#state.regionBytes);
+      }
+    }
+    return unit;
+  }
+
+  async #applyUnit(unit: readonly LogBatch[]): Promise<void> {
+    const pieces = await this.#load(unit);
+    for (const volume of this.#state.volumes) {
+      const own = pieces.filter((piece) => piece.record.volumeIndex === volume.index);
+      if (own.length === 0) continue;
+      const regions = this.#regionsOf(own);
+      await bringForward(this.#state, volume, regions);
+      await preserve(this.#state, volume, regions);
+      for (const snapshot of this.#state.detached) snapshot.noteChanged(volume.index, regions);
+      await this.#writeAll(volume, own);
+    }
+    this.#leavePending(unit);
+  }
+
+  /** The records with their payloads, from memory or, where that was given back, from the log. */
+  async #load(unit: readonly LogBatch[]): Promise<Piece[]> {
+    const pieces: Piece[] = [];
+    for (const batch of unit) {
+      let { bytes } = batch;
+      if (bytes === undefined) {
+        bytes = Buffer.allocUnsafe((batch.endLsn - batch.lsn) * LOG_SECTOR_BYTES);
+        await this.#state.log.readPayload(batch, 0, bytes, 0, bytes.length);
+      }
+      for (const record of batch.records) pieces.push({ record, bytes });
+    }
+    return pieces;
+  }
+
+  #regionsOf(pieces: readonly Piece[]): RegionIndex[] {
+    const { regionBytes } = this.#state;
+    const regions = new Set<RegionIndex>();
+    for (const { record } of pieces) {
+      const last = Math.floor((record.offsetBytes + record.lengthBytes - 1) / regionBytes);
+      for (let region = Math.floor(record.offsetBytes / regionBytes); region <= last; region++)
+        regions.add(region);
+    }
+    return [...regions].sort((a, b) => a - b);
+  }
+
+  /** Writes in the order of the volume, which is kinder to the disk, unless records overlap: then in the order of the log. */
+  async #writeAll(volume: GroupVolume, pieces: readonly Piece[]): Promise<void> {
+    volume.unsynced = true;
+    const sorted = [...pieces].sort((a, b) => a.record.offsetBytes - b.record.offsetBytes);
+    const overlap = sorted.some(({ record }, index) => {
+      const next = sorted[index + 1]?.record;
+      return next !== undefined && next.offsetBytes < record.offsetBytes + record.lengthBytes;
+    });
+    let inline = 0;
+    for (const piece of overlap ? pieces : sorted) {
+      const waited = await this.#write(volume, piece);
+      inline = waited ? 0 : inline + 1;
+      if (inline % WRITES_PER_TURN === WRITES_PER_TURN - 1) await this.#state.clock.turn();
+    }
+  }
+
+  /** Returns whether it waited. */
+  #write(volume: GroupVolume, { record, bytes }: Piece): boolean | Promise<boolean> {
+    const { offsetBytes, lengthBytes, dataStart } = record;
+    if (record.zeroes) return this.#zero(volume, record);
+    const { regionBytes } = this.#state;
+    const first = Math.floor(offsetBytes / regionBytes);
+    const end = Math.floor((offsetBytes + lengthBytes - 1) / regionBytes) + 1;
+    if (volume.map.tryMark(first, end) && volume.disk.tryWrite(bytes, dataStart, lengthBytes, offsetBytes))
+      return false;
+    return this.#writeSlowly(volume, { record, bytes }, first, end);
+  }
+
+  async #writeSlowly(
+    volume: GroupVolume,
+    { record, bytes }: Piece,
+    first: RegionIndex,
+    end: RegionIndex,
+  ): Promise<boolean> {
+    await this.#state.markWritten(volume, first, end);
+    await volume.disk.write(bytes, record.dataStart, record.lengthBytes, record.offsetBytes);
+    return true;
+  }
+
+  /** Zeroes mark no region as written: a blank one stays blank. */
+  async #zero(volume: GroupVolume, { offsetBytes, lengthBytes, mayPunch }: LogRecord): Promise<boolean> {
+    if (mayPunch) await volume.disk.punch(offsetBytes, lengthBytes);
+    else await volume.disk.zero(offsetBytes, lengthBytes, false);
+    return true;
+  }
+
+  /** The volumes show the unit now; who read before that has its payload until it has ended. */
+  #leavePending(unit: readonly LogBatch[]): void {
+    for (const batch of unit) {
+      for (const record of batch.records) this.#state.volumes[record.volumeIndex]?.pending.remove(record);
+    }
+    this.#queue.splice(0, unit.length);
+    this.#retained.push(...unit);
+    this.#appliedLsn = unit.at(-1)?.endLsn ?? this.#appliedLsn;
+    void this.#state.readers.drained().then(() => {
+      for (const batch of unit) this.#state.log.forget(batch);
+    });
+  }
+
+  /** A barrier (L10): everything before it is durable, then its effect and the checkpoint just past it are one write. */
+  async #applyControl(batch: LogBatch): Promise<void> {
+    await this.#state.syncVolumes();
+    const takeBack = await this.#hooks.prepareControl(batch);
+    try {
+      await this.#hooks.flushMaps();
+      await this.#state.writeRecord(batch.endLsn);
+    } catch (error) {
+      takeBack();
+      throw error;
+    }
+    this.#queue.shift();
+    this.#appliedLsn = batch.endLsn;
+    this.#retained = [];
+    this.#state.log.forget(batch);
+    this.#hooks.controlApplied(batch);
+  }
+
+  #checkpointIsDue(): boolean {
+    const { log, checkpointLsn } = this.#state;
+    const sinceBytes = (this.#appliedLsn - checkpointLsn) * LOG_SECTOR_BYTES;
+    const bound = Math.min(CHECKPOINT_BYTES, log.capacityBytes / 4);
+    return sinceBytes >= bound || (this.#hooks.writersWait() && sinceBytes > 0);
+  }
+
+  async #idleCheckpoint(): Promise<boolean> {
+    if (this.#appliedLsn === this.#state.checkpointLsn) return false;
+    if (this.#idleDue || this.#hooks.writersWait()) {
+      this.#idleDue = false;
+      await this.checkpoint();
+      return true;
+    }
+    this.#idle ??= this.#state.clock.after(CHECKPOINT_IDLE_MS, () => {
+      this.#idle = undefined;
+      this.#idleDue = true;
+      this.poke();
+    });
+    return false;
+  }
+
+  /** Makes the applied position durable. In the lane. */
+  async checkpoint(): Promise<void> {
+    const lsn = this.#appliedLsn;
+    if (lsn === this.#state.checkpointLsn) return;
+    await this.#state.syncVolumes();
+    await this.#hooks.flushMaps();
+    await this.#state.writeRecord(lsn);
+    this.#retained = [];
+    this.#freeSoon();
+  }
+
+  /** Gives log space back, once it is worth a write of the superblock. */
+  #freeSoon(): void {
+    const { log, checkpointLsn } = this.#state;
+    const freeable = (checkpointLsn - log.tailLsn) * LOG_SECTOR_BYTES;
+    if (freeable <= 0 || this.#freeing !== undefined) return;
+    if (freeable < log.capacityBytes * FREE_SHARE && !this.#hooks.writersWait()) return;
+    this.#freeing = this.freeLog().finally(() => {
+      this.#freeing = undefined;
+    });
+  }
+
+  /** Gives all log space below the checkpoint back, as soon as nobody reads there any more. A log that refuses has told why. */
+  async freeLog(): Promise<void> {
+    const { log, checkpointLsn, readers } = this.#state;
+    await readers.drained();
+    await log.free(checkpointLsn).catch(() => {});
+  }
+
+  /** A volume may have lost what it was given since its last sync: all since the checkpoint is pending again (L6). */
+  #rewind(): void {
+    for (const volume of this.#state.volumes) {
+      volume.disk.forgive();
+      volume.pending.clear();
+    }
+    this.#queue.unshift(...this.#retained);
+    this.#retained = [];
+    this.#appliedLsn = this.#state.checkpointLsn;
+    for (const batch of this.#queue) {
+      if (batch.control !== undefined)
+        for (const volume of this.#state.volumes) volume.pending.nodeAppended(batch.lsn);
+      for (const record of batch.records) this.#state.volumes[record.volumeIndex]?.pending.add(record);
+    }
+  }
+
+  /** Returns whether to try again at once. */
+  async #stalled(error: unknown): Promise<boolean> {
+    if (!(error instanceof EngineError)) {
+      this.#hooks.bug(error);
+      this.#closing = true;
+      return false;
+    }
+    if ((error.errno === 'ENOSPC' || error.errno === 'EDQUOT') && (await this.#hooks.giveUp())) return true;
+    if (this.#stall === undefined) {
+      this.#stall = error.message;
+      const message = `applying the log is held, and tried again from time to time: ${error.message}`;
+      this.#state.emit({ type: 'group.stalled', message, data: { errno: error.errno ?? null } });
+    }
+    this.#stall = error.message;
+    this.#retry = this.#state.clock.after(STALL_RETRY_MS, () => {
+      this.#retry = undefined;
+      this.poke();
+    });
+    return false;
+  }
+
+  #recovered(): void {
+    if (this.#stall === undefined) return;
+    this.#stall = undefined;
+    this.#state.emit({ type: 'group.resumed', message: 'applying the log goes on' });
+  }
+}

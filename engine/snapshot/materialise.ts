@@ -1,0 +1,65 @@
+/**
+ * Brings regions of a pending restore from its source into the volume (rules T1 to T3).
+ *
+ * For each region, and for each restore that has it to come, oldest first:
+ *
+ *   1. the raw content is kept in the newest layer that is older than the restore, which reads it until now (durable);
+ *   2. what the source shows is written to the volume;
+ *   3. the volume is synced;
+ *   4. the region's bit is cleared, durably, and then in memory: from here on readers find it in the volume.
+ */
+import { assert } from '../errors.ts';
+import type { GroupState, GroupVolume } from '../group-state.ts';
+import type { RegionIndex } from '../units.ts';
+import type { RestoreNode } from './chain.ts';
+import { eachRegion, isZero, preserve } from './preserve.ts';
+
+/** Materialises whatever of the regions is to come, of all restores that are applied. In the lane, before anything else writes them. */
+export async function bringForward(
+  state: GroupState,
+  volume: GroupVolume,
+  regions: readonly RegionIndex[],
+): Promise<void> {
+  for (const restore of state.chain.restores) {
+    const toCome = restore.applied ? restore.parts[volume.index]?.toCome : undefined;
+    if (toCome === undefined) continue;
+    const due = regions.filter((region) => toCome.has(region));
+    if (due.length > 0) await materialise(state, restore, volume, due);
+  }
+}
+
+/** The regions are to come in no older restore. */
+async function materialise(
+  state: GroupState,
+  restore: RestoreNode,
+  volume: GroupVolume,
+  regions: readonly RegionIndex[],
+): Promise<void> {
+  const durable = restore.parts[volume.index]?.durable;
+  assert(durable !== undefined, 'an applied restore has its map on disk');
+  await preserve(state, volume, regions, state.chain.nodes.indexOf(restore));
+  await eachRegion(state, regions, (region) => bring(state, restore, volume, region));
+  await state.syncVolumes();
+  await durable.clear(regions);
+  state.counters.regionsRestored += regions.length;
+}
+
+async function bring(
+  state: GroupState,
+  restore: RestoreNode,
+  volume: GroupVolume,
+  region: RegionIndex,
+): Promise<void> {
+  const lengthBytes = state.bytesOf(volume, region);
+  const offsetBytes = region * state.regionBytes;
+  const content = Buffer.allocUnsafe(lengthBytes);
+  await state.reader.read(volume, restore.source, content, 0, lengthBytes, offsetBytes);
+  volume.unsynced = true;
+  if (isZero(content)) {
+    await volume.disk.punch(offsetBytes, lengthBytes);
+    return;
+  }
+  await state.markWritten(volume, region, region + 1);
+  if (!volume.disk.tryWrite(content, 0, lengthBytes, offsetBytes))
+    await volume.disk.write(content, 0, lengthBytes, offsetBytes);
+}

@@ -1,0 +1,105 @@
+/** Copy-on-write: what a volume is about to lose is copied into the newest layer first. */
+import { MIB, type RegionIndex } from '../units.ts';
+import type { GroupState, GroupVolume } from '../group-state.ts';
+import type { Layer, LayerPart } from './chain.ts';
+import type { RegionStore } from './region-store.ts';
+
+/** Regions copied at a time come to so many bytes, or one. */
+const COPY_BYTES = 4 * MIB;
+
+const zeroes = Buffer.alloc(1 * MIB);
+
+export function isZero(bytes: Buffer): boolean {
+  for (let at = 0; at < bytes.length; at += zeroes.length) {
+    const piece = bytes.subarray(at, at + zeroes.length);
+    if (!piece.equals(zeroes.subarray(0, piece.length))) return false;
+  }
+  return true;
+}
+
+/** Calls `work` for all regions, so many at a time that their content fits `COPY_BYTES`. */
+export async function eachRegion(
+  state: GroupState,
+  regions: readonly RegionIndex[],
+  work: (region: RegionIndex) => Promise<void>,
+): Promise<void> {
+  const atOnce = Math.max(1, Math.floor(COPY_BYTES / state.regionBytes));
+  for (let at = 0; at < regions.length; at += atOnce)
+    await Promise.all(regions.slice(at, at + atOnce).map(work));
+}
+
+/**
+ * Keeps the raw content of regions for the snapshots among the nodes before `before`: in the newest layer there that is needed, unless one from
+ * that on has it already. Rule S1, in this order: the copies, synced; the bits, durable; then the caller may overwrite. In the lane.
+ */
+export async function preserve(
+  state: GroupState,
+  volume: GroupVolume,
+  regions: readonly RegionIndex[],
+  before: number = state.chain.nodes.length,
+): Promise<void> {
+  const { chain } = state;
+  const at = chain.receiver(before);
+  const layer = chain.nodes[at];
+  if (layer?.kind !== 'layer') return;
+  const missing = regions.filter((region) => !chain.isPreserved(volume.index, region, at, before));
+  if (missing.length === 0) return;
+  const store = await preservedStore(state, layer, volume);
+  await eachRegion(state, missing, (region) => copyRaw(state, volume, store, region));
+  await syncStore(store);
+  await store.add(missing);
+  chain.noteChanged(volume.index, missing, at);
+  state.counters.regionsPreserved += missing.length;
+}
+
+/** The store for what a layer preserves of a volume. Its name is in the record before anything in it counts, so that a lost file is missed. */
+export async function preservedStore(state: GroupState, layer: Layer, volume: GroupVolume): Promise<RegionStore> {
+  const part = partOf(layer, volume);
+  if (part.preserved !== undefined) return part.preserved;
+  const store = await state.createStore(layer.id, volume, 'preserved');
+  part.preserved = store;
+  try {
+    await state.writeRecord(state.checkpointLsn);
+  } catch (error) {
+    part.preserved = undefined;
+    await store.close();
+    throw error;
+  }
+  return store;
+}
+
+export function partOf(layer: Layer, volume: GroupVolume): LayerPart {
+  const part = layer.parts[volume.index];
+  if (part === undefined) throw new Error('bug: a layer has a part of every volume');
+  return part;
+}
+
+async function copyRaw(
+  state: GroupState,
+  volume: GroupVolume,
+  store: RegionStore,
+  region: RegionIndex,
+): Promise<void> {
+  const lengthBytes = state.bytesOf(volume, region);
+  const offsetBytes = region * state.regionBytes;
+  const content = Buffer.allocUnsafe(lengthBytes);
+  if (!volume.disk.tryRead(content, 0, lengthBytes, offsetBytes))
+    await volume.disk.read(content, 0, lengthBytes, offsetBytes);
+  await putRegion(store, content, offsetBytes);
+}
+
+/** Puts the content of a region into a store. Zeroes take no room (rule L11); what a crash left there before is punched out all the same. */
+export async function putRegion(store: RegionStore, content: Buffer, offsetBytes: number): Promise<void> {
+  if (isZero(content)) await store.punch(offsetBytes, content.length);
+  else await store.write(content, 0, content.length, offsetBytes);
+}
+
+/** Syncs a store of which everything since its last sync is written again when this fails (rule L6). */
+export async function syncStore(store: RegionStore): Promise<void> {
+  try {
+    await store.sync();
+  } catch (error) {
+    store.forgive();
+    throw error;
+  }
+}
