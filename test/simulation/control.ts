@@ -1,0 +1,302 @@
+/** What an operator asks of a group: snapshots, restores, imports. One at a time; the requests of clients go on meanwhile. */
+import type { EngineError, EngineErrorCode } from '../../engine/errors.ts';
+import { CELL_BYTES, cellValue, putCell } from './cells.ts';
+import { restoreBounds } from './checks.ts';
+import { groups, type SimSnapshotView, supported } from './engine-api.ts';
+import { Violation } from './image.ts';
+import type { Flight, Machine } from './machine.ts';
+import type { Request } from './model.ts';
+import { type Operation, REGION_BYTES } from './plan.ts';
+import type { SnapshotModel } from './snapshot-model.ts';
+
+type ControlOperation = Extract<Operation, { pick: number }>;
+
+const UNDO = 'undo';
+const IMAGE_PATH = '/images/import.img';
+
+export class Control {
+  readonly #machine: Machine;
+
+  constructor(machine: Machine) {
+    this.#machine = machine;
+  }
+
+  #flight(what: string): Flight {
+    this.#machine.note(() => what);
+    return { what, snapshot: undefined, control: true };
+  }
+
+  /** Which of the snapshots is meant, if there is any. */
+  pick({ pick }: Pick<ControlOperation, 'pick'>): SnapshotModel | undefined {
+    const there = this.#machine.model.snapshots.filter(
+      (snapshot) => !snapshot.capturing && !snapshot.leaving,
+    );
+    return there[pick % Math.max(1, there.length)];
+  }
+
+  /** What is under way through a snapshot has to end before its image is used for something else. */
+  async #quiet(snapshot: SnapshotModel): Promise<boolean> {
+    const machine = this.#machine;
+    const quiet = () => ![...machine.inFlight].some((flight) => flight.snapshot === snapshot);
+    return await machine.attempt(`an end of the requests to ${snapshot.name}`, quiet);
+  }
+
+  snapshot(local: boolean): void {
+    const machine = this.#machine;
+    const name = `s${++machine.names}`;
+    const snapshot = machine.model.beginSnapshot(name, { local });
+    const done = (view: SimSnapshotView): void => {
+      if (view.name !== name || view.local !== local)
+        throw new Violation('4', `a snapshot asked for as ${name} is ${JSON.stringify(view)}`);
+      machine.model.snapshotTaken(snapshot, view.id);
+    };
+    machine.follow(
+      this.#flight(`snapshot ${name}`),
+      machine.open.createSnapshot(name, { local }),
+      done,
+      (error) => {
+        this.reconcile();
+        return machine.excused(error);
+      },
+    );
+  }
+
+  delete(snapshot: SnapshotModel): void {
+    const machine = this.#machine;
+    snapshot.leaving = true;
+    const done = (): void => {
+      machine.model.forget(snapshot);
+      if (machine.open.snapshots.some((view) => view.name === snapshot.name))
+        throw new Violation('4', `${snapshot.name} was deleted and is in the list`);
+    };
+    const deleting = machine.open.deleteSnapshot(snapshot.name);
+    machine.follow(this.#flight(`delete ${snapshot.name}`), deleting, done, (error) => {
+      this.reconcile();
+      return machine.excused(error);
+    });
+  }
+
+  rename(snapshot: SnapshotModel): void {
+    const machine = this.#machine;
+    const to = `r${++machine.names}`;
+    snapshot.nameToBe = to;
+    const flight = this.#flight(`rename ${snapshot.name} to ${to}`);
+    const done = (): void => {
+      snapshot.name = to;
+      snapshot.nameToBe = undefined;
+    };
+    machine.follow(flight, machine.open.renameSnapshot(snapshot.name, to), done, (error) => {
+      this.reconcile();
+      return machine.excused(error);
+    });
+  }
+
+  async refresh(snapshot: SnapshotModel, force: boolean): Promise<void> {
+    const machine = this.#machine;
+    if (!(await this.#quiet(snapshot))) return;
+    const refuses = snapshot.written && !force;
+    const fresh = machine.model.beginSnapshot(snapshot.name, { undo: snapshot.undo, local: snapshot.local });
+    snapshot.leaving = true;
+    const flight = this.#flight(`refresh ${snapshot.name}${force ? ' by force' : ''}`);
+    const done = (view: SimSnapshotView): void => {
+      machine.model.forget(snapshot);
+      machine.model.snapshotTaken(fresh, view.id);
+    };
+    machine.follow(flight, machine.open.refreshSnapshot(snapshot.name, { force }), done, (error) => {
+      this.reconcile();
+      // A write through it that failed, or was never answered, may have been done or not.
+      return (refuses && error.code === 'in-use') || machine.excused(error);
+    });
+  }
+
+  async detach(snapshot: SnapshotModel): Promise<void> {
+    const machine = this.#machine;
+    const already = machine.open.snapshots.find((view) => view.name === snapshot.name)?.state !== 'attached';
+    const detaching = machine.open.detachSnapshot(snapshot.name);
+    const refused = (error: EngineError): boolean => already || machine.excused(error);
+    machine.follow(this.#flight(`detach ${snapshot.name}`), detaching, () => {}, refused);
+  }
+
+  async restore(snapshot: SnapshotModel, volume: number | null): Promise<void> {
+    const machine = this.#machine;
+    if (!(await this.#quiet(snapshot))) return;
+    const { model } = machine;
+    const volumes = volume === null ? [...model.volumes.keys()] : [volume];
+    const options = volume === null ? {} : { volume: `v${volume}` };
+    this.#checkPlan(snapshot, volumes, options);
+    const old = model.find(UNDO);
+    const undo = model.beginSnapshot(UNDO, { undo: true });
+    if (old !== undefined && old !== snapshot) old.leaving = true;
+    const request = model.beginRestore(snapshot, volumes);
+    const restoring = machine.open.restore(snapshot.name, options);
+    const flight = this.#flight(
+      `restore of ${snapshot.name}, ${volume === null ? 'all volumes' : `v${volume}`}`,
+    );
+    machine.follow(
+      flight,
+      restoring,
+      (result) => {
+        if (old !== undefined) model.forget(old);
+        model.snapshotTaken(undo, result.undo.id);
+        model.restored(request, snapshot, volumes);
+      },
+      (error) => {
+        model.endRequest(request, false);
+        this.reconcile();
+        return machine.excused(error);
+      },
+    );
+  }
+
+  #checkPlan(snapshot: SnapshotModel, volumes: readonly number[], options: { volume?: string }): void {
+    const machine = this.#machine;
+    const plan = machine.open.planRestore(snapshot.name, options);
+    if (plan.volumes.length !== volumes.length)
+      throw new Violation('6', `a plan for ${volumes.length} volumes is ${JSON.stringify(plan)}`);
+    for (const [index, planned] of plan.volumes.entries()) {
+      const { least, most } = restoreBounds(machine, snapshot, volumes[index] ?? 0);
+      if (planned.regions >= least && planned.regions <= most) continue;
+      const what = `a restore of ${snapshot.name} would move ${planned.regions} regions of ${planned.name}`;
+      throw new Violation('5, 6 (maps)', `${what}; ${least} differ, ${most} may`);
+    }
+  }
+
+  /** Something was refused half way: what is there now is in the list. */
+  reconcile(): void {
+    const machine = this.#machine;
+    if (machine.group === undefined) return;
+    matchSnapshots(machine, machine.group.snapshots);
+  }
+
+  /** All clients have stopped; the image is the volume as it is, but for some cells. */
+  async import(volume: number, cell: number, cells: number): Promise<void> {
+    const machine = this.#machine;
+    if (!(await machine.attempt('an end of all requests', () => machine.inFlight.size === 0))) return;
+    const image = machine.model.volume(volume);
+    const place = machine.model.place(volume);
+    const number = machine.model.nextRequest();
+    const content = Buffer.alloc((cell + cells) * CELL_BYTES);
+    for (let index = 0; index < cell + cells; index++) {
+      const value = index < cell ? image.certain(index) : cellValue(number, place + index);
+      if (value === undefined) return;
+      putCell(content, index, value);
+    }
+    machine.storage.putFile(IMAGE_PATH, content);
+    const label = `import #${number} of v${volume} ${cell}+${cells}`;
+    const regionCells = machine.model.regionCells;
+    const requests: Request[] = [];
+    for (
+      let first = cell;
+      first < cell + cells;
+      first = (Math.floor(first / regionCells) + 1) * regionCells
+    ) {
+      const end = Math.min(cell + cells, (Math.floor(first / regionCells) + 1) * regionCells);
+      requests.push(machine.model.beginWrite(label, volume, first, end - first, number));
+    }
+    const ended = (acknowledged: boolean): void => {
+      for (const request of requests) machine.model.endRequest(request, acknowledged);
+    };
+    const done = (result: { regionsWritten: number }): void => {
+      ended(true);
+      if (result.regionsWritten > requests.length)
+        throw new Violation(
+          '5 (tight)',
+          `${label} wrote ${result.regionsWritten} regions; ${requests.length} differ`,
+        );
+    };
+    machine.follow(this.#flight(label), this.#importFile(volume), done, (error) => {
+      ended(false);
+      return machine.excused(error);
+    });
+  }
+
+  async #importFile(volume: number): Promise<{ regionsWritten: number }> {
+    const disk = await this.#machine.openImage(IMAGE_PATH);
+    try {
+      return await this.#machine.open.import(`v${volume}`, disk);
+    } finally {
+      await disk.close();
+    }
+  }
+
+  /** Invariant 9: what cannot be right is refused with its reason, and changes nothing; the checks that follow would see it. */
+  refusals(): void {
+    const machine = this.#machine;
+    const { group } = machine;
+    if (group === undefined) return;
+    const spec = { name: 'g', regionBytes: REGION_BYTES, volumes: [{ name: 'v0', sizeBytes: REGION_BYTES }] };
+    const clock = machine.scheduler.clock();
+    const { folder } = machine;
+    this.#refused('a second opening', () => groups.open(folder, clock, {}), ['in-use']);
+    this.#refused('a group over another', () => groups.create(folder, spec, clock, {}), ['in-use', 'exists']);
+    if (!supported('createSnapshot')) return;
+    const [existing] = group.snapshots;
+    this.#refused('a snapshot with a name that cannot be', () => group.createSnapshot('a/b'), ['invalid']);
+    this.#refused("a snapshot with the undo's name", () => group.createSnapshot(UNDO), ['invalid']);
+    if (existing !== undefined && existing.name !== UNDO)
+      this.#refused('a second snapshot of a name', () => group.createSnapshot(existing.name), ['exists']);
+    if (supported('deleteSnapshot'))
+      this.#refused('deletion of nothing', () => group.deleteSnapshot('nothing'), ['not-found']);
+    if (supported('renameSnapshot'))
+      this.#refused('renaming of nothing', () => group.renameSnapshot('nothing', 'x'), ['not-found']);
+    if (supported('restore')) {
+      this.#refused('restore of nothing', () => group.restore('nothing'), ['not-found']);
+      if (existing !== undefined)
+        this.#refused('restore of no volume', () => group.restore(existing.name, { volume: 'x' }), [
+          'not-found',
+        ]);
+    }
+  }
+
+  #refused(what: string, ask: () => Promise<unknown>, codes: readonly EngineErrorCode[]): void {
+    const machine = this.#machine;
+    const accepted = (): void => {
+      throw new Violation('9 (refused clearly)', `${what} was accepted`);
+    };
+    const refused = (error: EngineError): boolean => codes.includes(error.code) || machine.excused(error);
+    machine.follow(
+      { what, snapshot: undefined, control: false },
+      Promise.resolve().then(ask),
+      accepted,
+      refused,
+    );
+  }
+}
+
+/** Whether a snapshot may be gone without a word to whom it belonged. */
+function mayBeGone(machine: Machine, snapshot: SnapshotModel): boolean {
+  return (
+    snapshot.capturing || snapshot.leaving || (machine.plan.onFull === 'give-up' && machine.troubledEver)
+  );
+}
+
+/**
+ * Brings the model's snapshots in line with those that there are, after a crash, a refusal, or a disk that was full. Each that is there has to be
+ * known, and each that was acknowledged has to be there.
+ */
+export function matchSnapshots(machine: Machine, views: readonly SimSnapshotView[]): void {
+  const { model } = machine;
+  const left = new Set(model.snapshots);
+  for (const view of views) {
+    const known = model.snapshots.find((snapshot) => snapshot.id === view.id);
+    const fresh = model.snapshots.find((snapshot) => snapshot.capturing && snapshot.name === view.name);
+    const snapshot = known ?? fresh;
+    if (snapshot === undefined)
+      throw new Violation(
+        '4',
+        `there is a snapshot ${view.name} (${view.id}) that nobody took, or that was deleted`,
+      );
+    left.delete(snapshot);
+    if (view.name === snapshot.nameToBe) snapshot.name = view.name;
+    if (view.name !== snapshot.name)
+      throw new Violation('4', `snapshot ${snapshot.name} is called ${view.name}, and nobody renamed it`);
+    snapshot.nameToBe = undefined;
+    snapshot.leaving = false;
+    if (snapshot.capturing) model.snapshotTaken(snapshot, view.id);
+  }
+  for (const snapshot of left) {
+    if (!mayBeGone(machine, snapshot))
+      throw new Violation('4', `snapshot ${snapshot.name} was acknowledged, and is gone`);
+    model.forget(snapshot);
+  }
+}

@@ -1,0 +1,208 @@
+/** A plan from a seed. */
+import { Random } from '../fixtures/random.ts';
+import { CELL_BYTES } from './cells.ts';
+import { type Operation, type OperationName, type Plan, REGION_BYTES } from './plan.ts';
+import type { DiskOperation, FileKind } from './storage.ts';
+
+const REGION_CELLS = REGION_BYTES / CELL_BYTES;
+const SECTOR_BYTES = 512;
+const KIB = 1024;
+
+/** How often each operation is drawn, among those that are enabled. */
+const WEIGHTS: Readonly<Record<OperationName, number>> = {
+  write: 40,
+  settle: 4,
+  zero: 4,
+  trim: 4,
+  flush: 8,
+  read: 8,
+  snapshot: 7,
+  delete: 4,
+  rename: 1,
+  refresh: 2,
+  detach: 1,
+  restore: 5,
+  'snapshot-write': 6,
+  'snapshot-trim': 1,
+  'snapshot-flush': 2,
+  'snapshot-read': 6,
+  import: 1,
+  refusals: 1,
+  verify: 4,
+  wait: 4,
+  settled: 2,
+  crash: 3,
+  reopen: 1,
+  fault: 1,
+  space: 1,
+  heal: 2,
+};
+
+export const ALL_OPERATIONS = Object.keys(WEIGHTS) as OperationName[];
+
+/** Those of a disk that works but for power cuts: half of all runs have no others, so that they look far. */
+const TROUBLE: readonly OperationName[] = ['fault', 'space'];
+
+/** A fresh group begins here now and then, where arithmetic of 32, 44 or 53 bits would show (rule L8). */
+const FIRST_LSNS = [0, 0, 0, 2 ** 32 - 64, 2 ** 44 - 64, 2 ** 53 - 2 ** 22];
+
+export function generate(seed: number, operations: readonly OperationName[], length: number): Plan {
+  const random = new Random(seed);
+  const volumeSectors = Array.from({ length: random.pick([1, 2, 2, 3]) }, () => volumeSize(random));
+  const trouble = random.chance(0.4);
+  // Each run prefers some operations, so that unlikely mixtures come up.
+  const weights = operations
+    .filter((name) => trouble || !TROUBLE.includes(name))
+    .map((name) => ({ name, weight: WEIGHTS[name] * random.pick([0.2, 0.5, 1, 1, 1, 2, 4]) }));
+  const hurry = random.pick([0, 2, 8, 30]);
+  const draw = drawer(random, volumeSectors, hurry);
+  const list: Operation[] = [];
+  const count = random.between(Math.ceil(length / 4), length);
+  while (list.length < count) list.push(draw(pickWeighted(random, weights)));
+  return {
+    seed,
+    schedule: random.below(2 ** 32),
+    volumeSectors,
+    traits: {
+      tryRefusal: random.pick([0, 0.05, 0.3, 1]),
+      tearing: random.pick([0, 0.2, 0.6]),
+      zeroesFast: random.chance(0.5),
+      lostAtFailedSync: random.pick([0, 0.5, 1]),
+    },
+    logBytes: random.pick([256, 256, 512, 1024]) * KIB,
+    firstLsn: random.pick(FIRST_LSNS),
+    memoryBytes: random.pick([64 * KIB, 1024 * KIB, 256 * 1024 * KIB]),
+    copyBytesPerSecond: random.pick([0, 0, 0, 1024 * KIB]),
+    onFull: random.chance(0.3) ? 'give-up' : 'hold',
+    operations: list,
+  };
+}
+
+/** 2 to 20 regions, the last one often short. */
+function volumeSize(random: Random): number {
+  const regions = random.pick([2, 4, 8, 12, 20]);
+  const short = random.chance(0.4) ? random.between(1, REGION_BYTES / SECTOR_BYTES - 1) : 0;
+  return (regions * REGION_BYTES) / SECTOR_BYTES - short;
+}
+
+function pickWeighted(
+  random: Random,
+  weights: readonly { name: OperationName; weight: number }[],
+): OperationName {
+  let at = random.next() * weights.reduce((sum, one) => sum + one.weight, 0);
+  for (const { name, weight } of weights) {
+    at -= weight;
+    if (at < 0) return name;
+  }
+  return weights[0]?.name ?? 'wait';
+}
+
+interface Range {
+  readonly volume: number;
+  readonly cell: number;
+  readonly cells: number;
+}
+
+/** Draws the details of an operation. */
+function drawer(
+  random: Random,
+  volumeSectors: readonly number[],
+  hurry: number,
+): (op: OperationName) => Operation {
+  const anyVolume = (): number => random.below(volumeSectors.length);
+  const range = (): Range => {
+    const volume = anyVolume();
+    return { volume, ...drawRange(random, ((volumeSectors[volume] ?? 1) * SECTOR_BYTES) / CELL_BYTES) };
+  };
+  const pick = (): number => random.below(256);
+  const again = (): { steps: number; power: boolean }[] =>
+    Array.from({ length: random.pick([0, 0, 0, 1, 1, 2]) }, () => ({
+      steps: random.between(0, random.pick([5, 40, 150])),
+      power: random.chance(0.6),
+    }));
+  return (op) => {
+    const steps = random.chance(0.3) ? 0 : random.between(0, hurry);
+    switch (op) {
+      case 'write':
+        return { op, ...range(), inline: random.chance(0.7), settle: random.chance(0.7), steps };
+      case 'zero':
+        return { op, ...range(), mayPunch: random.chance(0.5), fast: random.chance(0.2), steps };
+      case 'trim':
+        return { op, ...range(), steps };
+      case 'read':
+        return { op, ...range(), inline: random.chance(0.5), steps };
+      case 'flush':
+        return { op, volume: anyVolume(), steps };
+      case 'snapshot':
+        return { op, local: random.chance(0.2), steps };
+      case 'delete':
+      case 'rename':
+      case 'detach':
+        return { op, pick: pick(), steps };
+      case 'refresh':
+        return { op, pick: pick(), force: random.chance(0.5), steps };
+      case 'restore':
+        return { op, pick: pick(), volume: random.chance(0.5) ? anyVolume() : null, steps };
+      case 'snapshot-write':
+      case 'snapshot-read':
+        return { op, pick: pick(), ...range(), inline: random.chance(0.5), steps };
+      case 'snapshot-trim':
+        return { op, pick: pick(), ...range(), steps };
+      case 'snapshot-flush':
+        return { op, pick: pick(), volume: anyVolume(), steps };
+      case 'import':
+        return { op, ...range(), steps };
+      case 'crash':
+        return { op, power: random.chance(0.6), again: again(), steps };
+      case 'fault':
+        return { op, ...drawFault(random), steps };
+      case 'space':
+        return { op, pages: random.pick([0, 1, 3, 10, 40]), steps };
+      case 'settle':
+      case 'refusals':
+      case 'verify':
+      case 'wait':
+      case 'settled':
+      case 'reopen':
+      case 'heal':
+        return { op, steps };
+    }
+  };
+}
+
+function drawRange(random: Random, cells: number): { cell: number; cells: number } {
+  const whole = (first: number, count: number) => ({ cell: first, cells: Math.min(count, cells - first) });
+  const region = random.below(Math.ceil(cells / REGION_CELLS)) * REGION_CELLS;
+  if (random.chance(0.3)) return whole(region, REGION_CELLS);
+  if (random.chance(0.2)) return whole(region, REGION_CELLS * random.between(2, 5));
+  if (random.chance(0.05)) return whole(0, cells);
+  // Anywhere, and more often than not across a border.
+  const first = Math.min(
+    cells - 1,
+    random.chance(0.5) ? random.below(cells) : Math.max(0, region - random.between(0, 3)),
+  );
+  return whole(first, random.pick([1, 2, 3, 8, REGION_CELLS, REGION_CELLS + 3, REGION_CELLS * 2]));
+}
+
+function drawFault(random: Random): {
+  operation: DiskOperation;
+  file: FileKind | 'any';
+  times: number | null;
+} {
+  return {
+    operation: random.pick<DiskOperation>([
+      'read',
+      'write',
+      'write',
+      'sync',
+      'sync',
+      'sync',
+      'zero',
+      'punch',
+      'create',
+      'remove',
+    ]),
+    file: random.pick<FileKind | 'any'>(['record', 'log', 'volume', 'map', 'store', 'any']),
+    times: random.chance(0.7) ? random.between(1, 2) : null,
+  };
+}

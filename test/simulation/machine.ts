@@ -1,0 +1,264 @@
+/** The machine of a run and what goes on in it: how time passes, what is under way, and what is wrong. */
+import type { Disk } from '../../engine/disk/disk.ts';
+import { EngineError } from '../../engine/errors.ts';
+import { Random } from '../fixtures/random.ts';
+import { CELL_BYTES } from './cells.ts';
+import { groups, type SimGroup, type SimGroupOptions } from './engine-api.ts';
+import { Violation } from './image.ts';
+import { type Death, Model } from './model.ts';
+import { type Plan, REGION_BYTES } from './plan.ts';
+import { Scheduler } from './scheduler.ts';
+import type { SimFolder } from './sim-disk.ts';
+import type { SnapshotModel } from './snapshot-model.ts';
+import { fileKind, Storage } from './storage.ts';
+
+const SECTOR_BYTES = 512;
+/** An operation that has not ended after that many steps never will. The longest of sound runs take some thousands. */
+const LIVE_STEPS = 40_000;
+/** How long is waited for what may be held up, by a full disk or one that fails. */
+const HELD_STEPS = 400;
+/** Requests under way at most, as a client's queue. */
+const MAX_IN_FLIGHT = 12;
+
+/** Something the world waits for. */
+export interface Flight {
+  readonly what: string;
+  /** Through which it goes, if it does. */
+  readonly snapshot: SnapshotModel | undefined;
+  readonly control: boolean;
+}
+
+export class Machine {
+  readonly plan: Plan;
+  readonly scheduler: Scheduler;
+  readonly storage: Storage;
+  readonly model: Model;
+  readonly inFlight = new Set<Flight>();
+  /** What happened, a line each; kept only when somebody wants to read it. */
+  readonly trace: string[] | undefined;
+  group: SimGroup | undefined;
+  /** Disks have failed or were full since the group was opened, so that it may refuse or hold what it would do else. */
+  troubled = false;
+  troubledEver = false;
+  /**
+   * A sync failed, so that the cache holds what no disk does, and calls it clean. No later process can tell from what it reads, so that one
+   * begins with what the disk has: the power goes with the process.
+   */
+  lossy = false;
+  /** How the process that had the group ended, until what is left has been looked at. */
+  death: Death | undefined;
+  names = 0;
+  #wrong: Error | undefined;
+  #life = 0;
+  #folder: SimFolder | undefined;
+
+  constructor(plan: Plan, verbose: boolean) {
+    this.plan = plan;
+    this.scheduler = new Scheduler(new Random(plan.schedule));
+    this.storage = new Storage(this.scheduler, plan.traits);
+    const cells = plan.volumeSectors.map((sectors) => (sectors * SECTOR_BYTES) / CELL_BYTES);
+    this.model = new Model(cells, REGION_BYTES / CELL_BYTES);
+    this.trace = verbose ? [] : undefined;
+  }
+
+  note(what: () => string): void {
+    this.trace?.push(`${String(this.scheduler.steps).padStart(6)}  ${what()}`);
+  }
+
+  get options(): SimGroupOptions {
+    const { memoryBytes, copyBytesPerSecond } = this.plan;
+    return {
+      memoryBytes,
+      copyBytesPerSecond,
+      onEvent: (event) => this.note(() => `event ${event.type}: ${event.message}`),
+    };
+  }
+
+  /** The group that is open; the world calls nothing else without one. */
+  get open(): SimGroup {
+    if (this.group === undefined) throw new Error('bug: no group is open');
+    return this.group;
+  }
+
+  /** Looks at what changed by itself. */
+  observe(): void {
+    if (this.group !== undefined) this.model.observe(this.group.mode ?? 'direct');
+    for (const name of this.storage.failedSyncs.splice(0)) this.#syncFailed(name);
+  }
+
+  #syncFailed(name: string): void {
+    this.note(() => `a sync of ${name} failed`);
+    const volume = fileKind(name) === 'volume';
+    // While a group logs, what its volumes lack is written again from the log.
+    if (volume && this.model.mode === 'logged') return;
+    this.lossy = true;
+    if (volume) this.model.loosen(Number(/v(\d+)/.exec(name)?.[1] ?? 0));
+  }
+
+  /** Something that does not hold. The run ends at the next step. */
+  report(error: unknown): void {
+    this.#wrong ??= error instanceof Error ? error : new Error(String(error));
+  }
+
+  throwIfWrong(): void {
+    if (this.#wrong !== undefined) throw this.#wrong;
+  }
+
+  async step(): Promise<boolean> {
+    const any = await this.scheduler.step();
+    this.observe();
+    this.throwIfWrong();
+    return any;
+  }
+
+  async steps(count: number): Promise<void> {
+    for (let left = count; left > 0; left--) if (!(await this.step())) return;
+  }
+
+  /** Goes on until something is so; with disks fine it has to come (invariant 8). */
+  async until(what: string, condition: () => boolean): Promise<void> {
+    for (let left = LIVE_STEPS; left > 0; left--) {
+      if (condition()) return;
+      if (!(await this.step())) break;
+    }
+    if (condition()) return;
+    const waiting = [...this.inFlight].map((flight) => flight.what).join(', ');
+    throw new Violation('8 (live)', `${what} does not come about; under way: ${waiting || 'nothing'}`);
+  }
+
+  /** As `until`, but gives up where the disks may be what holds it. */
+  async attempt(what: string, condition: () => boolean): Promise<boolean> {
+    if (!this.troubled) {
+      await this.until(what, condition);
+      return true;
+    }
+    for (let left = HELD_STEPS; left > 0; left--) {
+      if (condition()) return true;
+      if (!(await this.step())) break;
+    }
+    return condition();
+  }
+
+  async roomForOneMore(): Promise<void> {
+    await this.attempt('a free place in the queue', () => this.inFlight.size < MAX_IN_FLIGHT);
+  }
+
+  get full(): boolean {
+    return this.inFlight.size >= MAX_IN_FLIGHT;
+  }
+
+  get controlBusy(): boolean {
+    return [...this.inFlight].some((flight) => flight.control);
+  }
+
+  /**
+   * Follows a promise of the engine. `refused` says whether the error is one that may be; anything else is a violation, as is an error that is none of
+   * the engine's. What belongs to a process that has died is never heard of again.
+   */
+  follow<T>(
+    flight: Flight,
+    promise: Promise<T>,
+    done: (value: T) => void,
+    refused: (error: EngineError) => boolean,
+  ): void {
+    const life = this.#life;
+    this.inFlight.add(flight);
+    const end = (act: () => void): void => {
+      if (life !== this.#life) return;
+      this.inFlight.delete(flight);
+      try {
+        this.observe();
+        act();
+      } catch (error) {
+        this.report(error);
+      }
+    };
+    promise.then(
+      (value) => end(() => done(value)),
+      (error: unknown) => end(() => this.#failed(flight, error, refused)),
+    );
+  }
+
+  #failed(flight: Flight, error: unknown, refused: (error: EngineError) => boolean): void {
+    this.note(() => `${flight.what}: ${error instanceof Error ? error.message : error}`);
+    if (!(error instanceof EngineError)) throw error;
+    if (refused(error)) return;
+    throw new Violation('8 (live)', `${flight.what} was refused: ${error.code}: ${error.message}`);
+  }
+
+  /** Whether this error is one that disks in trouble explain. */
+  excused(error: EngineError): boolean {
+    return (
+      this.troubled && (error.code === 'disk' || error.code === 'unavailable' || error.code === 'corrupt')
+    );
+  }
+
+  /** Disks are about to fail. */
+  trouble(): void {
+    this.troubled = true;
+    this.troubledEver = true;
+  }
+
+  /** The disks as the process that runs has them. */
+  get folder(): SimFolder {
+    if (this.#folder === undefined) throw new Error('bug: no process runs');
+    return this.#folder;
+  }
+
+  openImage(path: string): Promise<Disk> {
+    return this.folder.openImage(path);
+  }
+
+  /** Ends the process. */
+  die(power: boolean): void {
+    this.observe();
+    const cut = power || this.lossy;
+    this.note(() => (cut ? 'power cut' : 'killed'));
+    this.model.died();
+    this.#life++;
+    this.inFlight.clear();
+    this.group = undefined;
+    this.storage.kill(cut);
+    this.storage.failedSyncs = [];
+    this.death = cut || this.death === 'power cut' ? 'power cut' : 'killed';
+    this.lossy = false;
+  }
+
+  /** Makes the group. The disks are fine. */
+  async create(): Promise<void> {
+    const { plan } = this;
+    const spec = {
+      name: 'g',
+      regionBytes: REGION_BYTES,
+      volumes: plan.volumeSectors.map((sectors, index) => ({
+        name: `v${index}`,
+        sizeBytes: sectors * SECTOR_BYTES,
+      })),
+      logBytes: plan.logBytes,
+      onFull: plan.onFull,
+    };
+    const options = { ...this.options, firstLsn: plan.firstLsn };
+    this.#folder = this.storage.folder();
+    const made = groups.create(this.#folder, spec, this.scheduler.clock(), options);
+    this.#follow('create', made);
+    await this.until('the group that is made', () => this.group !== undefined);
+  }
+
+  #follow(what: string, opening: Promise<SimGroup>): void {
+    const flight = { what, snapshot: undefined, control: false };
+    const done = (group: SimGroup): void => {
+      this.group = group;
+      this.note(() => `${what}: the group is open`);
+    };
+    this.follow(flight, opening, done, (error) => this.excused(error));
+  }
+
+  /** Begins to open what is there; `group` is set when it is. */
+  beginOpen(): void {
+    this.troubled =
+      this.storage.faults.length > 0 || this.storage.space.totalPages !== Number.POSITIVE_INFINITY;
+    // Whoever could not open it has left nothing open, so that the same process may try again.
+    if (this.#folder === undefined || this.#folder.dead) this.#folder = this.storage.folder();
+    this.#follow('open', groups.open(this.#folder, this.scheduler.clock(), this.options));
+  }
+}

@@ -1,0 +1,71 @@
+/**
+ * A run before it is made: the machine, the group, and the list of what is done. All of it is plain data, so that a run can be printed, kept
+ * and shortened. What an operation refers to that is not there when its turn comes (a snapshot, …) makes it do nothing.
+ */
+import type { DiskOperation, FileKind, Traits } from './storage.ts';
+
+/** `pick`: which snapshot, modulo those that there are. `steps`: how far the world goes on before the next operation. */
+export type Operation = { readonly steps: number } & (
+  | { readonly op: 'write'; volume: number; cell: number; cells: number; inline: boolean; settle: boolean }
+  | { readonly op: 'settle' }
+  | { readonly op: 'zero'; volume: number; cell: number; cells: number; mayPunch: boolean; fast: boolean }
+  | { readonly op: 'trim'; volume: number; cell: number; cells: number }
+  | { readonly op: 'flush'; volume: number }
+  | { readonly op: 'read'; volume: number; cell: number; cells: number; inline: boolean }
+  | { readonly op: 'snapshot'; local: boolean }
+  | { readonly op: 'delete'; pick: number }
+  | { readonly op: 'rename'; pick: number }
+  | { readonly op: 'refresh'; pick: number; force: boolean }
+  | { readonly op: 'detach'; pick: number }
+  | { readonly op: 'restore'; pick: number; volume: number | null }
+  | {
+      readonly op: 'snapshot-write';
+      pick: number;
+      volume: number;
+      cell: number;
+      cells: number;
+      inline: boolean;
+    }
+  | { readonly op: 'snapshot-trim'; pick: number; volume: number; cell: number; cells: number }
+  | { readonly op: 'snapshot-flush'; pick: number; volume: number }
+  | {
+      readonly op: 'snapshot-read';
+      pick: number;
+      volume: number;
+      cell: number;
+      cells: number;
+      inline: boolean;
+    }
+  | { readonly op: 'import'; volume: number; cell: number; cells: number }
+  | { readonly op: 'refusals' }
+  | { readonly op: 'verify' }
+  | { readonly op: 'wait' }
+  | { readonly op: 'settled' }
+  | {
+      readonly op: 'crash';
+      power: boolean;
+      again: readonly { readonly steps: number; readonly power: boolean }[];
+    }
+  | { readonly op: 'reopen' }
+  | { readonly op: 'fault'; operation: DiskOperation; file: FileKind | 'any'; times: number | null }
+  | { readonly op: 'space'; pages: number }
+  | { readonly op: 'heal' }
+);
+
+export type OperationName = Operation['op'];
+
+export interface Plan {
+  readonly seed: number;
+  /** Of the scheduler's choices. */
+  readonly schedule: number;
+  readonly volumeSectors: readonly number[];
+  readonly traits: Traits;
+  readonly logBytes: number;
+  readonly firstLsn: number;
+  readonly memoryBytes: number;
+  readonly copyBytesPerSecond: number;
+  readonly onFull: 'hold' | 'give-up';
+  readonly operations: readonly Operation[];
+}
+
+export const REGION_BYTES = 4096;

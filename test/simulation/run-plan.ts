@@ -1,0 +1,36 @@
+/** One run: from a plan to what came of it. */
+import { determine } from './determine.ts';
+import { Violation } from './image.ts';
+import type { Plan } from './plan.ts';
+import { World } from './world.ts';
+
+export interface Outcome {
+  /** Undefined: everything held. */
+  readonly violation: { readonly invariant: string; readonly message: string } | undefined;
+  readonly steps: number;
+  readonly trace: readonly string[];
+}
+
+/** What the engine leaves to chance (names, marks of an opening) has to be the same in the same run: see `determine`. */
+export async function runPlan(plan: Plan, verbose = false): Promise<Outcome> {
+  determine(plan.seed);
+  const world = new World(plan, verbose);
+  // A promise that fails unheard is a bug of the engine like any other.
+  const unheard = (error: unknown): void => world.machine.report(error);
+  process.on('unhandledRejection', unheard);
+  let violation: Outcome['violation'];
+  try {
+    await world.run();
+  } catch (error) {
+    violation = describe(error);
+  } finally {
+    process.off('unhandledRejection', unheard);
+  }
+  return { violation, steps: world.machine.scheduler.steps, trace: world.machine.trace ?? [] };
+}
+
+function describe(error: unknown): { invariant: string; message: string } {
+  if (error instanceof Violation) return { invariant: error.invariant, message: error.message };
+  const text = error instanceof Error ? (error.stack ?? error.message) : String(error);
+  return { invariant: 'bug', message: text };
+}

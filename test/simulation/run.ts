@@ -1,0 +1,169 @@
+/**
+ * `npm run simulate -- [--seed N] [--runs N] [--steps N] [--minutes M] [--ops a,b] [--jobs N] [--shrink SECONDS] [--verbose]`, or
+ * `-- --plan FILE [--verbose]` for one that was kept.
+ *
+ * Runs seeds N, N+1, … and stops at the first violation: prints its seed, what was drawn, and the shortest run found that shows it.
+ */
+import { fork } from 'node:child_process';
+import { readFileSync } from 'node:fs';
+import { fileURLToPath } from 'node:url';
+import { parseArgs } from 'node:util';
+import { ALL_OPERATIONS, generate } from './generate.ts';
+import type { OperationName, Plan } from './plan.ts';
+import { type Outcome, runPlan } from './run-plan.ts';
+import { shrink } from './shrink.ts';
+import { supportedOperations } from './world.ts';
+
+const MS_PER_MINUTE = 60_000;
+/** Operations of a run at most, unless told otherwise. */
+const DEFAULT_STEPS = 80;
+const REPORT_MS = 10_000;
+
+interface Settings {
+  readonly seed: number;
+  readonly runs: number;
+  readonly steps: number;
+  readonly minutes: number;
+  readonly jobs: number;
+  readonly stride: number;
+  readonly shrinkSeconds: number;
+  readonly operations: readonly OperationName[];
+  readonly verbose: boolean;
+  readonly plan: string | undefined;
+}
+
+function settings(): Settings {
+  const { values } = parseArgs({
+    options: {
+      seed: { type: 'string' },
+      runs: { type: 'string' },
+      steps: { type: 'string' },
+      minutes: { type: 'string' },
+      jobs: { type: 'string' },
+      stride: { type: 'string' },
+      shrink: { type: 'string' },
+      ops: { type: 'string' },
+      plan: { type: 'string' },
+      verbose: { type: 'boolean' },
+    },
+  });
+  const number = (text: string | undefined, otherwise: number): number => {
+    const value = text === undefined ? otherwise : Number(text);
+    if (Number.isFinite(value)) return value;
+    throw new Error(`${text} is no number`);
+  };
+  const asked = values.ops?.split(',');
+  const unknown = asked?.find((name) => !ALL_OPERATIONS.some((known) => known === name));
+  if (unknown !== undefined)
+    throw new Error(`there is no operation ${unknown}; there are ${ALL_OPERATIONS.join(', ')}`);
+  return {
+    seed: number(values.seed, Math.floor(Math.random() * 2 ** 31)),
+    runs: number(values.runs, values.minutes === undefined ? 1000 : 2 ** 40),
+    steps: number(values.steps, DEFAULT_STEPS),
+    minutes: number(values.minutes, 2 ** 20),
+    jobs: number(values.jobs, 1),
+    stride: number(values.stride, 1),
+    shrinkSeconds: number(values.shrink, 60),
+    operations: supportedOperations(ALL_OPERATIONS).filter((name) => asked?.includes(name) ?? true),
+    verbose: values.verbose ?? false,
+    plan: values.plan,
+  };
+}
+
+function showOperations(plan: Plan): string {
+  return plan.operations.map((operation, index) => `  ${index}: ${JSON.stringify(operation)}`).join('\n');
+}
+
+async function showViolation(plan: Plan, outcome: Outcome, options: Settings): Promise<void> {
+  const { violation } = outcome;
+  if (violation === undefined) return;
+  const { operations: _, ...drawn } = plan;
+  console.log(`\nVIOLATION of invariant ${violation.invariant}\n  ${violation.message}`);
+  console.log(
+    `seed ${plan.seed} (--seed ${plan.seed} --runs 1 --steps ${options.steps}), drawn: ${JSON.stringify(drawn)}`,
+  );
+  console.log(showOperations(plan));
+  if (options.shrinkSeconds <= 0) return;
+  const shrunk = await shrink(plan, violation.invariant, options.shrinkSeconds * 1000);
+  const last = await runPlan(shrunk.plan, true);
+  console.log(`\nthe shortest run found, after ${shrunk.runs} more:`);
+  console.log(showOperations(shrunk.plan));
+  console.log(last.trace.join('\n'));
+  console.log(`${last.violation?.invariant}: ${last.violation?.message}`);
+  console.log(`\nto keep as test/simulation/regressions/NAME.json:\n${JSON.stringify(shrunk.plan)}`);
+}
+
+/** Runs seeds until one fails or the time is over. Returns how many were run, and whether all held. */
+async function runSeeds(options: Settings): Promise<boolean> {
+  const startedMs = Date.now();
+  const untilMs = startedMs + options.minutes * MS_PER_MINUTE;
+  let reportMs = startedMs + REPORT_MS;
+  let steps = 0;
+  let runs = 0;
+  const rate = (): string => `${((runs * 1000) / Math.max(1, Date.now() - startedMs)).toFixed(0)} runs/s`;
+  for (; runs < options.runs && Date.now() < untilMs; runs++) {
+    const plan = generate(options.seed + runs * options.stride, options.operations, options.steps);
+    const outcome = await runPlan(plan, options.verbose);
+    steps += outcome.steps;
+    if (options.verbose) console.log(outcome.trace.join('\n'));
+    if (outcome.violation !== undefined) {
+      console.log(`after ${runs + 1} runs, ${rate()}`);
+      await showViolation(plan, outcome, options);
+      return false;
+    }
+    if (Date.now() < reportMs) continue;
+    reportMs = Date.now() + REPORT_MS;
+    console.log(`${runs + 1} runs, ${rate()}`);
+  }
+  console.log(
+    `${runs} runs without a violation, ${rate()}, ${(steps / Math.max(1, runs)).toFixed(0)} steps a run`,
+  );
+  return true;
+}
+
+/** Every process takes every n-th seed; the first that finds something ends all. */
+async function runJobs(options: Settings): Promise<boolean> {
+  const share = Math.ceil(options.runs / options.jobs);
+  const children = Array.from({ length: options.jobs }, (_, index) => {
+    const own = [
+      '--seed',
+      String(options.seed + index),
+      '--runs',
+      String(share),
+      '--stride',
+      String(options.jobs),
+    ];
+    const same = ['--steps', String(options.steps), '--minutes', String(options.minutes)];
+    const rest = ['--shrink', String(options.shrinkSeconds), '--ops', options.operations.join(',')];
+    return fork(fileURLToPath(import.meta.url), [...own, ...same, ...rest]);
+  });
+  const ends = children.map(
+    (child) =>
+      new Promise<boolean>((resolve) => {
+        child.on('exit', (code) => {
+          if (code !== 0) for (const other of children) if (other !== child) other.kill();
+          resolve(code === 0);
+        });
+      }),
+  );
+  return (await Promise.all(ends)).every((fine) => fine);
+}
+
+async function main(): Promise<boolean> {
+  const options = settings();
+  if (options.plan !== undefined) {
+    const plan = JSON.parse(readFileSync(options.plan, 'utf8')) as Plan;
+    const outcome = await runPlan(plan, true);
+    console.log(outcome.trace.join('\n'));
+    console.log(
+      outcome.violation === undefined
+        ? 'no violation'
+        : `${outcome.violation.invariant}: ${outcome.violation.message}`,
+    );
+    return outcome.violation === undefined;
+  }
+  console.log(`seeds from ${options.seed}, operations: ${options.operations.join(', ')}`);
+  return options.jobs > 1 ? await runJobs(options) : await runSeeds(options);
+}
+
+process.exitCode = (await main()) ? 0 : 1;
