@@ -7,6 +7,64 @@ import type { GroupStatus } from './control/schemas.ts';
 import { type Counters, REQUEST_NAMES } from './counters.ts';
 import type { Permits } from './permits.ts';
 
+interface GroupGauge {
+  readonly gauge: Gauge<'group'>;
+  readonly read: (group: GroupStatus) => number;
+}
+
+const GROUP_FIGURES: readonly {
+  readonly name: string;
+  readonly help: string;
+  readonly read: (group: GroupStatus) => number;
+}[] = [
+  {
+    name: 'tidemark_log_size_bytes',
+    help: 'Size of the log of a group.',
+    read: (group) => group.log?.size ?? 0,
+  },
+  {
+    name: 'tidemark_log_used_bytes',
+    help: 'Bytes of the log that cannot be used again yet.',
+    read: (group) => group.log?.used ?? 0,
+  },
+  {
+    name: 'tidemark_log_pending_bytes',
+    help: 'Bytes that are logged and not applied.',
+    read: (group) => group.log?.pending ?? 0,
+  },
+  {
+    name: 'tidemark_group_logged',
+    help: '1 while a group logs, 0 while it writes straight to its volumes.',
+    read: (group) => (group.mode === 'logged' ? 1 : 0),
+  },
+  {
+    name: 'tidemark_group_failed',
+    help: '1 when a group takes no more writes.',
+    read: (group) => (group.failure === null ? 0 : 1),
+  },
+  {
+    name: 'tidemark_group_stalled',
+    help: '1 while what is logged cannot be applied.',
+    read: (group) => (group.stall === null ? 0 : 1),
+  },
+  { name: 'tidemark_snapshots', help: 'Snapshots of a group.', read: (group) => group.snapshots.length },
+  {
+    name: 'tidemark_restore_regions',
+    help: 'Regions of the restores of a group that are under way.',
+    read: (group) => restoring(group, 'total'),
+  },
+  {
+    name: 'tidemark_restore_copied_regions',
+    help: 'Of these, the regions that are copied.',
+    read: (group) => restoring(group, 'done'),
+  },
+];
+
+function restoring(group: GroupStatus, figure: 'done' | 'total'): number {
+  const restores = group.operations.filter((operation) => operation.kind === 'restore');
+  return restores.reduce((sum, operation) => sum + operation[figure], 0);
+}
+
 export interface MetricsSource {
   readonly counters: Counters;
   readonly permits: Permits;
@@ -23,6 +81,8 @@ export class Metrics {
   readonly #size: Gauge<'group' | 'volume'>;
   readonly #written: Gauge<'group' | 'volume'>;
   readonly #failed: Gauge<'group' | 'volume'>;
+  readonly #groupGauges: readonly GroupGauge[];
+  readonly #preserved: Gauge<'group' | 'volume'>;
 
   constructor(source: MetricsSource) {
     this.#source = source;
@@ -35,6 +95,14 @@ export class Metrics {
       'Regions of a volume written since its creation.',
     );
     this.#failed = this.#volumeGauge('tidemark_volume_failed', '1 when a volume takes no more writes.');
+    this.#preserved = this.#volumeGauge(
+      'tidemark_volume_preserved_regions',
+      'Regions of a volume changed since its oldest snapshot.',
+    );
+    this.#groupGauges = GROUP_FIGURES.map(({ name, help, read }) => ({
+      gauge: new Gauge({ name, help, labelNames: ['group'], registers: [this.#registry] }),
+      read,
+    }));
   }
 
   get contentType(): string {
@@ -101,13 +169,18 @@ export class Metrics {
   }
 
   #readVolumes(): void {
-    for (const gauge of [this.#size, this.#written, this.#failed]) gauge.reset();
+    for (const gauge of [this.#size, this.#written, this.#failed, this.#preserved]) gauge.reset();
+    for (const { gauge } of this.#groupGauges) gauge.reset();
     for (const group of this.#source.groups()) {
+      if (group.state !== 'open') continue;
+      for (const { gauge, read } of this.#groupGauges) gauge.set({ group: group.name }, read(group));
       for (const volume of group.volumes) {
         const labels = { group: group.name, volume: volume.name };
         this.#size.set(labels, volume.size);
         this.#written.set(labels, volume.writtenRegions);
         this.#failed.set(labels, volume.failure === null ? 0 : 1);
+        const oldest = group.snapshots[0]?.volumes.find(({ name }) => name === volume.name);
+        this.#preserved.set(labels, oldest?.preservedRegions ?? 0);
       }
     }
   }

@@ -19,23 +19,97 @@ function usage<Value>(read: () => Value): Value {
 }
 
 export function groupArgument(text: string): string {
+  return usage(() => nameOf('group', text));
+}
+
+export interface VolumeOfGroup {
+  readonly group: string;
+  readonly volume: string;
+}
+
+export interface ImageArgument extends VolumeOfGroup {
+  readonly snapshot: string;
+}
+
+export interface SnapshotArgument {
+  readonly group: string;
+  readonly snapshot: string;
+}
+
+const IMAGE = /^([^/@]*)\/([^/@]*)(?:@([^/@]*))?$/;
+
+/** Throws `invalid`, with how it is written. */
+function parseImage(text: string, form: string): VolumeOfGroup & { readonly snapshot: string | undefined } {
+  const [, group, volume, snapshot] = IMAGE.exec(text) ?? [];
+  if (group === undefined || volume === undefined)
+    throw new EngineError('invalid', `${JSON.stringify(text)} is not a volume: write ${form}`);
+  checkName('group', group);
+  checkName('volume', volume);
+  if (snapshot !== undefined) checkName('snapshot', snapshot);
+  return { group, volume, snapshot };
+}
+
+/** `GROUP/VOLUME` or `GROUP/VOLUME@SNAPSHOT`. */
+export function exportArgument(text: string): string {
   return usage(() => {
-    checkName('group', text);
+    parseImage(text, 'GROUP/VOLUME or GROUP/VOLUME@SNAPSHOT');
     return text;
   });
 }
 
 /** `GROUP/VOLUME`. */
-export function exportArgument(text: string): string {
+export function exportOfVolumeArgument(text: string): VolumeOfGroup {
   return usage(() => {
-    const [group = '', volume, more] = text.split('/');
-    if (volume === undefined || more !== undefined) {
-      throw new EngineError('invalid', `${JSON.stringify(text)} is not a volume: write GROUP/VOLUME`);
-    }
-    checkName('group', group);
-    checkName('volume', volume);
-    return text;
+    const { group, volume, snapshot } = parseImage(text, 'GROUP/VOLUME');
+    if (snapshot !== undefined)
+      throw new EngineError('invalid', `${JSON.stringify(text)} is a snapshot: write GROUP/VOLUME`);
+    return { group, volume };
   });
+}
+
+/** `GROUP/VOLUME@SNAPSHOT`. */
+export function imageArgument(text: string): ImageArgument {
+  return usage(() => {
+    const { snapshot, ...rest } = parseImage(text, 'GROUP/VOLUME@SNAPSHOT');
+    if (snapshot === undefined)
+      throw new EngineError(
+        'invalid',
+        `${JSON.stringify(text)} names no snapshot: write GROUP/VOLUME@SNAPSHOT`,
+      );
+    return { ...rest, snapshot };
+  });
+}
+
+/** `@SNAPSHOT`; its name. */
+export function atSnapshotArgument(text: string): string {
+  return usage(() => {
+    if (!text.startsWith('@'))
+      throw new EngineError('invalid', `${JSON.stringify(text)} is not a snapshot: write @SNAPSHOT`);
+    return nameOf('snapshot', text.slice(1));
+  });
+}
+
+/** `GROUP@SNAPSHOT`. */
+export function snapshotArgument(text: string): SnapshotArgument {
+  return usage(() => {
+    const [group = '', snapshot, more] = text.split('@');
+    if (snapshot === undefined || more !== undefined)
+      throw new EngineError('invalid', `${JSON.stringify(text)} is not a snapshot: write GROUP@NAME`);
+    return { group: nameOf('group', group), snapshot: nameOf('snapshot', snapshot) };
+  });
+}
+
+export function snapshotNameArgument(text: string): string {
+  return usage(() => nameOf('snapshot', text));
+}
+
+export function volumeNameArgument(text: string): string {
+  return usage(() => nameOf('volume', text));
+}
+
+function nameOf(kind: string, text: string): string {
+  checkName(kind, text);
+  return text;
 }
 
 export function sizeArgument(text: string): number {

@@ -16,8 +16,8 @@ const MAX_TIMEOUT_SECONDS = 86_400;
 export function addAttach(program: Command, output: Output, finish: Finish): void {
   const command = program
     .command('attach')
-    .description('attach a volume to a kernel device, and print its name')
-    .argument('<GROUP/VOLUME>', 'the volume', exportArgument)
+    .description('attach a volume, or a snapshot of one, to a kernel device, and print its name')
+    .argument('<GROUP/VOLUME[@SNAPSHOT]>', 'the volume', exportArgument)
     .argument('[device]', 'such as /dev/nbd0 (default: the first free one)', deviceArgument)
     .option(
       '--connections <n>',

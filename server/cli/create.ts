@@ -1,15 +1,24 @@
-import type { Command } from 'commander';
+import { type Command, Option } from 'commander';
 import { EngineError } from '../../engine/errors.ts';
 import { checkGroupSpec } from '../../engine/group-spec.ts';
 import { DEFAULT_REGION_BYTES } from '../../engine/units.ts';
 import { formatSize } from '../sizes.ts';
-import { groupArgument, sizeArgument, type VolumeArgument, volumeArgument } from './arguments.ts';
+import {
+  groupArgument,
+  pathArgument,
+  sizeArgument,
+  type VolumeArgument,
+  volumeArgument,
+} from './arguments.ts';
 import type { Finish } from './program.ts';
 import { type NodeFlags, type Output, withNode, withNodeFlags } from './session.ts';
 
 interface CreateFlags extends NodeFlags {
   readonly volume: VolumeArgument[];
   readonly regionSize?: number;
+  readonly logSize?: number;
+  readonly log?: string;
+  readonly onDiskFull?: 'hold' | 'give-up';
 }
 
 export function addCreate(program: Command, output: Output, finish: Finish): void {
@@ -26,6 +35,14 @@ export function addCreate(program: Command, output: Output, finish: Finish): voi
       '--region-size <size>',
       'size of a region: a power of two from 4K to 32M (default: 64K)',
       sizeArgument,
+    )
+    .option('--log-size <size>', 'size of the log, a multiple of 4K (default: 1G)', sizeArgument)
+    .option('--log <path>', 'file or device for the log (default: in the state folder)', pathArgument)
+    .addOption(
+      new Option(
+        '--on-disk-full <policy>',
+        'hold the writers, or give up the oldest snapshots (default: hold)',
+      ).choices(['hold', 'give-up']),
     );
   withNodeFlags(command).action(async (name: string, flags: CreateFlags) => {
     refuseWrongSpec(command, name, flags);
@@ -34,6 +51,9 @@ export function addCreate(program: Command, output: Output, finish: Finish): voi
         name,
         volumes: flags.volume,
         ...(flags.regionSize === undefined ? {} : { regionSize: flags.regionSize }),
+        ...(flags.logSize === undefined ? {} : { logSize: flags.logSize }),
+        ...(flags.log === undefined ? {} : { logFile: flags.log }),
+        ...(flags.onDiskFull === undefined ? {} : { onDiskFull: flags.onDiskFull }),
       });
       for (const volume of group.volumes) {
         output.line(
@@ -54,7 +74,13 @@ function refuseWrongSpec(command: Command, name: string, flags: CreateFlags): vo
     ...(file === undefined ? {} : { file }),
   }));
   try {
-    checkGroupSpec({ name, regionBytes: flags.regionSize ?? DEFAULT_REGION_BYTES, volumes });
+    checkGroupSpec({
+      name,
+      regionBytes: flags.regionSize ?? DEFAULT_REGION_BYTES,
+      volumes,
+      ...(flags.logSize === undefined ? {} : { logBytes: flags.logSize }),
+      ...(flags.log === undefined ? {} : { logFile: flags.log }),
+    });
   } catch (error) {
     if (!(error instanceof EngineError)) throw error;
     command.error(error.message);

@@ -8,11 +8,15 @@ import { addAttach } from './attach.ts';
 import { addCreate } from './create.ts';
 import { addDelete } from './delete.ts';
 import { addDetach } from './detach.ts';
+import { addDiff } from './diff.ts';
 import { addDoctor } from './doctor.ts';
 import { addEvents } from './events.ts';
 import { DONE, REFUSED, WRONG_USAGE } from './exit-status.ts';
+import { addImport } from './import.ts';
+import { addRestore } from './restore.ts';
 import { addServe } from './serve.ts';
 import { type Output, standardOutput } from './session.ts';
+import { addSnapshot } from './snapshot.ts';
 import { addStatus } from './status.ts';
 
 /** How a command hands its exit status back: commander's actions return nothing. */
@@ -58,7 +62,20 @@ function buildProgram(streams: CliStreams, finish: Finish): Command {
       outputError: (text, write) => write(`tidemark: ${oneLine(text.replace(/^error: /, '').trim())}\n`),
     })
     .exitOverride();
-  const commands = [addServe, addCreate, addDelete, addStatus, addAttach, addDetach, addEvents, addDoctor];
+  const commands = [
+    addServe,
+    addCreate,
+    addDelete,
+    addStatus,
+    addSnapshot,
+    addRestore,
+    addDiff,
+    addImport,
+    addAttach,
+    addDetach,
+    addEvents,
+    addDoctor,
+  ];
   for (const add of commands) add(program, streams.output, finish);
   return program;
 }

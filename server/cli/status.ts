@@ -4,8 +4,10 @@ import type { ControlClient } from '../control/client.ts';
 import type { GroupStatus, NodeStatus, VolumeStatus } from '../control/schemas.ts';
 import { formatSize } from '../sizes.ts';
 import { groupArgument } from './arguments.ts';
+import { formatProgress } from './follow.ts';
 import type { Finish } from './program.ts';
 import { type NodeFlags, type Output, withNode, withNodeFlags } from './session.ts';
+import { formatSnapshots } from './snapshot.ts';
 import { type Column, formatTable } from './table.ts';
 
 interface StatusFlags extends NodeFlags {
@@ -20,7 +22,7 @@ const CLEAR_SCREEN = '\u001b[H\u001b[J';
 export function addStatus(program: Command, output: Output, finish: Finish): void {
   const command = program
     .command('status')
-    .description('show the node, its groups and volumes')
+    .description('show the node, its groups, volumes and snapshots')
     .argument('[group]', 'only this group', groupArgument)
     .option('--json', 'as JSON')
     .option('--watch', 'again every second, until interrupted');
@@ -78,14 +80,33 @@ export function formatStatus(status: NodeStatus): string {
   if (status.groups.length === 0)
     return `${head}\n\nno groups; make one with: tidemark create GROUP --volume NAME:SIZE`;
   const rows = status.groups.flatMap((group) => group.volumes.map((volume) => volumeRow(group, volume)));
+  const groups = status.groups.filter((group) => group.state === 'open').map(formatGroup);
   const failed = status.groups.filter((group) => group.state === 'failed');
   const parts = [
     head,
     ...(rows.length === 0 ? [] : [formatTable(VOLUME_COLUMNS, rows)]),
+    ...groups.filter((text) => text !== ''),
     ...failed.map((group) => `group ${group.name} FAILED: ${group.reason ?? 'for no known reason'}`),
     ...(status.sessions.length === 0 ? [] : [formatSessions(status)]),
   ];
   return parts.join('\n\n');
+}
+
+/** What there is to say of a group beside its volumes; nothing of one that has volumes only. */
+function formatGroup(group: GroupStatus): string {
+  const lines: string[] = [];
+  if (group.failure !== null) lines.push(`group ${group.name} TAKES NO MORE WRITES: ${group.failure}`);
+  if (group.stall !== null) lines.push(`group ${group.name} IS HELD UP: ${group.stall}`);
+  if (group.mode === 'logged' && group.log !== null) {
+    const { used, size, pending, endLsn, durableLsn, appliedLsn } = group.log;
+    lines.push(
+      `group ${group.name} logs: ${formatSize(used)} of ${formatSize(size)} used, ${formatSize(pending)} pending; ` +
+        `LSN end ${endLsn}, durable ${durableLsn}, applied ${appliedLsn}`,
+    );
+  }
+  lines.push(...group.operations.map((operation) => `group ${group.name}: ${formatProgress(operation)}`));
+  if (group.snapshots.length > 0) lines.push(formatSnapshots(group.name, group.snapshots));
+  return lines.join('\n');
 }
 
 function volumeRow(group: GroupStatus, volume: VolumeStatus): string[] {
@@ -123,7 +144,7 @@ const SESSION_COLUMNS: readonly Column[] = [
 function formatSessions(status: NodeStatus): string {
   const rows = status.sessions.map((session) => [
     String(session.id),
-    session.exportName + (session.readOnly ? ' (read-only)' : ''),
+    session.exportName + (session.readOnly ? ' (read-only)' : '') + (session.kernelDevice ? ' (device)' : ''),
     session.peer,
     session.since,
     formatSize(session.bytesRead),

@@ -1,7 +1,7 @@
 import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import t from 'tap';
-import { loadSettings } from '../../server/config.ts';
+import { DEFAULT_GROUP_LIMITS, loadSettings } from '../../server/config.ts';
 import { DEFAULT_LIMITS } from '../../server/limits.ts';
 import { temporaryFolder } from '../fixtures/local-node.ts';
 
@@ -16,6 +16,7 @@ t.test('without a word, everything is in the state folder', async (t) => {
     advertise: undefined,
     logLevel: 'info',
     limits: DEFAULT_LIMITS,
+    groups: DEFAULT_GROUP_LIMITS,
   });
 });
 
@@ -34,7 +35,10 @@ t.test('the file is read, and flags win over it', async (t) => {
      private-bytes-per-connection = "2M"
      shared-bytes = 67108864
      stall-timeout-ms = 3
-     shutdown-grace-ms = 4`,
+     shutdown-grace-ms = 4
+     [groups]
+     memory-bytes = "64M"
+     copy-bytes-per-second = "10M"`,
   );
   const settings = await loadSettings({ state: '/s' }, file);
   t.same(
@@ -54,6 +58,7 @@ t.test('the file is read, and flags win over it', async (t) => {
     stallTimeoutMs: 3,
     shutdownGraceMs: 4,
   });
+  t.same(settings.groups, { memoryBytes: 64 * 1024 * 1024, copyBytesPerSecond: 10 * 1024 * 1024 });
   const flagged = await loadSettings(
     {
       state: '/s',
@@ -73,6 +78,10 @@ t.test('a file that is wrong is refused with its name and the setting', async (t
   const cases: [string, RegExp][] = [
     ['lisen = []', /c\.toml: unknown setting 'lisen'$/],
     ['[limits]\nmax-conections = 1', /c\.toml: unknown setting 'limits\.max-conections'$/],
+    ['[groups]\nmemory = 1', /c\.toml: unknown setting 'groups\.memory'$/],
+    ['[groups]\nmemory-bytes = "1M"', /setting 'groups\.memory-bytes' is below 33554432 bytes/],
+    ['[groups]\nmemory-bytes = "999T"', /setting 'groups\.memory-bytes' is more than the memory/],
+    ['[groups]\ncopy-bytes-per-second = "fast"', /setting 'groups\.copy-bytes-per-second': 'fast' is not/],
     ['[limit]\n', /unknown setting 'limit'/],
     ['state = "/x"', /unknown setting 'state'/],
     ['listen = "nbd://localhost"', /setting 'listen' must be array/],

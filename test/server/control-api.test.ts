@@ -270,15 +270,27 @@ t.test('the API describes itself, with every route', async (t) => {
   t.same(routes.sort(), [
     'delete /v1/devices/{name}',
     'delete /v1/groups/{group}',
+    'delete /v1/groups/{group}/snapshots/{snapshot}',
     'get /metrics',
     'get /openapi.json',
     'get /v1/devices',
     'get /v1/events',
     'get /v1/groups',
     'get /v1/groups/{group}',
+    'get /v1/groups/{group}/operations',
+    'get /v1/groups/{group}/operations/{operation}',
+    'get /v1/groups/{group}/snapshots',
+    'get /v1/groups/{group}/snapshots/{snapshot}/restore-plan',
+    'get /v1/groups/{group}/volumes/{volume}/changes',
     'get /v1/status',
     'post /v1/devices',
     'post /v1/groups',
+    'post /v1/groups/{group}/snapshots',
+    'post /v1/groups/{group}/snapshots/{snapshot}/detach',
+    'post /v1/groups/{group}/snapshots/{snapshot}/refresh',
+    'post /v1/groups/{group}/snapshots/{snapshot}/rename',
+    'post /v1/groups/{group}/snapshots/{snapshot}/restore',
+    'post /v1/groups/{group}/volumes/{volume}/import',
   ]);
 });
 

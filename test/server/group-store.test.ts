@@ -3,6 +3,7 @@ import { join } from 'node:path';
 import t from 'tap';
 import { FileFolder } from '../../engine/disk/file-folder.ts';
 import type { VolumeSpec } from '../../engine/group-spec.ts';
+import { DEFAULT_GROUP_LIMITS } from '../../server/config.ts';
 import { EventLog } from '../../server/events.ts';
 import { GroupStore } from '../../server/group-store.ts';
 import { silentLogger } from '../../server/logger.ts';
@@ -12,7 +13,9 @@ function makeStore(state: string): GroupStore {
   const openFolder = (path: string): Promise<FileFolder> => FileFolder.open(path);
   const clock = new ManualClock();
   const path = join(state, 'groups');
-  return new GroupStore({ path, clock, events: new EventLog(), logger: silentLogger(), openFolder });
+  const logger = silentLogger();
+  const groupLimits = DEFAULT_GROUP_LIMITS;
+  return new GroupStore({ path, clock, events: new EventLog(), logger, openFolder, groupLimits });
 }
 
 t.test('a volume cannot keep its data inside the state folder', async (t) => {

@@ -165,3 +165,32 @@ t.test('a shutdown detaches what is free, leaves what is mounted, and takes noth
   await t.rejects(devices.attach({ ...plain, exportName: 'g/c' }), { code: 'unavailable' });
   await rm(join(folder, 'proc/self/mountinfo'));
 });
+
+t.test('a device is held, told to drop its caches, and let go', async (t) => {
+  const { devices, block } = await deviceTest(t);
+  const { device } = await devices.attach({ ...plain, exportName: 'g/a' });
+  const hold = await devices.hold(device);
+  t.equal(hold.device, device);
+  t.notOk((await readdir(block('nbd0', '.'))).includes('told'), 'not before it is asked to');
+  await hold.dropCaches();
+  t.equal(await readFile(block('nbd0', 'told'), 'utf8'), 'drop\n');
+  await devices.sync(device);
+  t.ok((await readdir(block('nbd0', '.'))).includes('synced'));
+
+  await writeFile(block('nbd0', 'stubborn'), '');
+  const stubborn = await devices.hold(device);
+  await t.rejects(stubborn.dropCaches(), { code: 'unavailable', message: /caches of \/dev\/nbd0.*EIO/ });
+  await writeFile(block('nbd0', 'broken'), '');
+  await t.rejects(devices.hold(device), { code: 'unavailable', message: /nbd0 could not be flushed: .*EIO/ });
+  await t.rejects(devices.sync(device), { code: 'unavailable', message: /could not be flushed/ });
+  await writeFile(block('nbd0', 'exclusive'), '');
+  await t.rejects(devices.hold(device), { code: 'in-use', message: /unmount it first, or use --force/ });
+  t.same(await devices.usersOf(device), []);
+});
+
+t.test('a helper asks for the export by the name that it was given for it', async (t) => {
+  const { devices } = await deviceTest(t);
+  t.match(await devices.attach({ ...plain, exportName: 'g/silent', connectAs: '@device-1' }), {
+    exportName: 'g/silent',
+  });
+});
