@@ -5,7 +5,6 @@ import { FileFolder } from '../../engine/disk/file-folder.ts';
 import { EngineError } from '../../engine/errors.ts';
 import { GROUP_RECORD_SLOT_BYTES } from '../../engine/formats.ts';
 import { Group, type GroupSpec } from '../../engine/group.ts';
-import { GroupRecordFile } from '../../engine/group-record.ts';
 import { GIB, KIB, MIB, TIB } from '../../engine/units.ts';
 import { ManualClock } from '../fixtures/manual-clock.ts';
 import { MemoryFolder, type MemoryOperation } from '../fixtures/memory-disk.ts';
@@ -48,6 +47,7 @@ t.test('a group is made, closed, opened, and removed', async (t) => {
     '/outside/existing',
     '/outside/new',
     'group.record',
+    'log.ring',
     'maps/new.map',
     'maps/own.map',
     'maps/theirs.map',
@@ -97,9 +97,24 @@ t.test('what can never be right is refused, and nothing is touched', async (t) =
     [one({ name: 'v', file: '/missing' }), 'not-found', /give a size/],
     [one({ name: 'v', file: '/outside/existing', sizeBytes: 1 * GIB }), 'invalid', /less than/],
     [one({ name: 'v', file: '/outside/odd' }), 'invalid', /multiple of 512/],
+    [{ ...spec, logBytes: 0 }, 'invalid', /cannot be/],
+    [{ ...spec, logBytes: Number.NaN }, 'invalid', /cannot be/],
+    [{ ...spec, logBytes: 1 * MIB + 512 }, 'invalid', /multiple of 4096/],
+    [{ ...spec, logBytes: 2 ** 53 - 4096 }, 'invalid', /above the limit/],
+    [{ ...spec, logBytes: 252 * KIB }, 'invalid', /too small.*262144 bytes would do/],
+    [{ ...spec, logFile: 'relative' }, 'invalid', /log: .*absolute/],
+    [{ ...spec, logFile: '/outside/./new' }, 'invalid', /volume new and the log name the same file/],
+    [{ ...spec, logFile: '/outside/existing' }, 'invalid', /volume theirs and the log/],
+    [{ ...spec, logFile: '/outside/odd' }, 'exists', /holds something.*dd if=/],
+    [{ ...spec, logFile: '/outside/blank' }, 'invalid', /too small.*262144 bytes would do/],
+    [{ ...spec, logFile: '/outside/blank', logBytes: 1 * MIB }, 'invalid', /blank has 4096 bytes, less than/],
+    [{ ...spec, onFull: 'shrug' as 'hold' }, 'invalid', /no policy/],
   ];
   const folder = await folderWithFile();
-  await (await folder.create('/outside/odd', 1000)).close();
+  const odd = await folder.create('/outside/odd', 1000);
+  await odd.write(Buffer.from([1]), 0, 1, 999);
+  await odd.close();
+  await (await folder.create('/outside/blank', 4096)).close();
   const before = files(folder);
   for (const [bad, code, message] of cases) {
     await t.rejects(Group.create(folder, bad, clock), { code, message });
@@ -173,7 +188,7 @@ t.test('create is all or nothing, whichever operation fails', async (t) => {
 });
 
 t.test('what cannot be undone either keeps its record, and goes at the next try', async (t) => {
-  for (const kept of ['maps/own.map', 'volumes/own.img', '/outside/new']) {
+  for (const kept of ['maps/own.map', 'volumes/own.img', '/outside/new', 'log.ring']) {
     for (let nth = 1, reached = true; reached; nth++) {
       const folder = await folderWithFile(nth);
       let count = 0;
@@ -305,38 +320,4 @@ t.test('a volume whose files do not fit is refused, and the rest is closed', asy
   await larger.close();
   await folder.remove('maps/own.map');
   await t.rejects(Group.open(folder, clock), { code: 'not-found' });
-});
-
-t.test('the record survives a torn write: the one before it holds', async (t) => {
-  for (let seed = 1; seed < 30; seed++) {
-    const folder = new MemoryFolder(new Random(seed));
-    const record = {
-      state: 'ready' as const,
-      id: '01234567-89ab-cdef-0123-456789abcdef',
-      name: 'g',
-      role: 'primary' as const,
-      createdAt: '2026-01-01T00:00:00.000Z',
-      regionBytes: 65536,
-      // Long enough for several sectors, so that it can be torn.
-      volumes: Array.from({ length: 40 }, (_, i) => ({
-        name: `v${i}`,
-        id: '01234567-89ab-cdef-0123-456789abcdef',
-        sizeBytes: 512,
-      })),
-    };
-    const file = await GroupRecordFile.open(await folder.create('r', 2 * GROUP_RECORD_SLOT_BYTES));
-    for (let i = 1; i <= 3; i++) await file.write({ ...record, regionBytes: i });
-    folder.faults.decide = (operation) => {
-      if (operation === 'sync') folder.crash();
-      return operation === 'sync' ? 'EIO' : undefined;
-    };
-    await t.rejects(file.write({ ...record, regionBytes: 4 }));
-    folder.faults.decide = undefined;
-    const after = await GroupRecordFile.open(await folder.open('r'));
-    const held = after.record?.regionBytes;
-    t.ok(held === 3 || held === 4, `seed ${seed}: ${held}`);
-    await after.write({ ...record, regionBytes: 5 });
-    await after.close();
-    t.equal((await GroupRecordFile.open(await folder.open('r'))).record?.regionBytes, 5);
-  }
 });
