@@ -29,6 +29,7 @@ import {
   type LogRecord,
   MAX_ZEROES_BYTES,
   RECORD_HEADER_BYTES,
+  sectorsOf,
 } from './record.ts';
 import { type RecoveredLog, readLog } from './recovery.ts';
 import { PAGE_SECTORS, pageAligned, Ring } from './ring.ts';
@@ -41,6 +42,8 @@ const PAGE_BYTES = PAGE_SECTORS * LOG_SECTOR_BYTES;
 /** A sync begins by itself when so much is not durable, in bytes, and in any case after so long (rule L9). */
 const SYNC_BYTES = 1 * MIB;
 const SYNC_DELAY_MS = 5;
+/** Written again at once when a log is opened: 1 MiB. */
+const REWRITE_SECTORS = sectorsOf(1 * MIB);
 /** Between two looks at a disk that holds up writers. */
 const PACE_DELAY_MS = 5;
 
@@ -142,13 +145,26 @@ export class Log {
   ): Promise<{ log: Log; batches: LogBatch[]; warnings: string[] }> {
     const recovered = await readLog(disk, options.groupId, checkpointLsn);
     const log = new Log(disk, clock, recovered);
-    if (log.#allocated) await log.#begin();
+    if (log.#allocated) await log.#begin(recovered.durableLsn);
     return { log, batches: recovered.batches, warnings: recovered.warnings };
   }
 
-  /** Spoils what would be the first header after the end, and makes the end durable (rule L5). */
-  async #begin(): Promise<void> {
-    await this.#ring.write(this.#endLsn, Buffer.alloc(LOG_SECTOR_BYTES));
+  /**
+   * Makes the end durable, and spoils what would be the first header after it (rule L5). What is beyond `durableLsn` is written again before: a sync
+   * of the process before this one may have failed, and the kernel then holds as clean what is not on the disk (rule L6).
+   */
+  async #begin(durableLsn: Lsn): Promise<void> {
+    const endLsn = this.#endLsn;
+    // From a page boundary on, so that pages are written whole.
+    let lsn = Math.max(this.#tailLsn, durableLsn - (durableLsn % PAGE_SECTORS));
+    while (lsn < endLsn) {
+      const sectors = Math.min(REWRITE_SECTORS, endLsn - lsn);
+      const bytes = Buffer.alloc(sectors * LOG_SECTOR_BYTES);
+      await this.#ring.read(lsn, 0, bytes, 0, bytes.length);
+      await this.#ring.write(lsn, bytes);
+      lsn += sectors;
+    }
+    await this.#ring.write(endLsn, Buffer.alloc(LOG_SECTOR_BYTES));
     await this.#superblockRun.join();
     this.#builder.setRun(this.#superblocks.sequence % 2 ** 32);
   }

@@ -11,6 +11,8 @@ export interface RecoveredLog {
   readonly superblocks: Superblocks;
   /** As the superblock has it, but with the end that was found. */
   readonly state: LogState;
+  /** Below it everything is known durable, by the superblock or by what batches say. */
+  readonly durableLsn: Lsn;
   /** Checksum of the last batch. */
   readonly endCrc: number;
   /** From the checkpoint on, in order, without payload. */
@@ -33,12 +35,13 @@ export async function readLog(disk: Disk, groupId: string, checkpointLsn: Lsn): 
   const from = { ring, headers, tailLsn, tailCrc, wantedLsn: checkpointLsn };
   const found = state.allocated
     ? await scan(from)
-    : { batches: [], endLsn: tailLsn, endCrc: tailCrc, torn: false };
+    : { batches: [], endLsn: tailLsn, endCrc: tailCrc, durableLsn: tailLsn, torn: false };
   await refuse(from, found, state);
   if (found.torn)
     warnings.push(`the log was torn at LSN ${found.endLsn}, as by a power cut: what follows is dropped`);
   const { batches, endLsn, endCrc } = found;
-  return { superblocks, state: { ...state, endLsn }, endCrc, batches, warnings };
+  const durableLsn = Math.max(state.endLsn, found.durableLsn);
+  return { superblocks, state: { ...state, endLsn }, durableLsn, endCrc, batches, warnings };
 }
 
 /** Throws `corrupt` unless the log ends, and has its batches, where everything that is known says. */

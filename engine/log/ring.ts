@@ -37,9 +37,13 @@ export class Ring {
       this.#disk.writeNow(source, sourceStart + first, lengthBytes - first, LOG_RING_OFFSET_BYTES);
   }
 
-  /** Writes whole sectors that do not wrap. */
+  /** As `writeNow`, waiting for the disk. */
   async write(lsn: Lsn, source: Buffer): Promise<void> {
-    await this.#disk.write(source, 0, source.length, LOG_RING_OFFSET_BYTES + this.#placeBytes(lsn));
+    const place = this.#placeBytes(lsn);
+    const first = Math.min(source.length, this.sectors * LOG_SECTOR_BYTES - place);
+    await this.#disk.write(source, 0, first, LOG_RING_OFFSET_BYTES + place);
+    if (first < source.length)
+      await this.#disk.write(source, first, source.length - first, LOG_RING_OFFSET_BYTES);
   }
 
   /** Reads from `startBytes` after an LSN on. No longer than the ring. */

@@ -36,6 +36,8 @@ export interface ScanResult {
   readonly endLsn: Lsn;
   /** Of the last batch. */
   readonly endCrc: number;
+  /** Below it everything is durable, by what the batches say. */
+  readonly durableLsn: Lsn;
   /** Something was found at the end, whole or in part, that does not count. */
   readonly torn: boolean;
 }
@@ -80,6 +82,7 @@ class Scan {
   readonly batches: LogBatch[] = [];
   #lsn: Lsn;
   #crc: number;
+  #durableLsn: Lsn;
   #span: Span | undefined;
 
   constructor(from: ScanFrom) {
@@ -87,6 +90,7 @@ class Scan {
     this.#window = new Window(from.ring);
     this.#lsn = from.tailLsn;
     this.#crc = from.tailCrc;
+    this.#durableLsn = from.tailLsn;
   }
 
   async run(): Promise<ScanResult> {
@@ -101,14 +105,16 @@ class Scan {
       this.#take(header, start);
       this.#lsn += header.sectors;
       this.#crc = header.crc;
+      this.#durableLsn = header.durableLsn;
       sectorsLeft -= header.sectors;
       torn = false;
     }
     // What has not come whole does not count at all.
     const { batches } = this;
+    const durableLsn = this.#durableLsn;
     if (this.#span !== undefined)
-      return { batches, endLsn: this.#span.lsn, endCrc: this.#span.crcBefore, torn: true };
-    return { batches, endLsn: this.#lsn, endCrc: this.#crc, torn };
+      return { batches, endLsn: this.#span.lsn, endCrc: this.#span.crcBefore, durableLsn, torn: true };
+    return { batches, endLsn: this.#lsn, endCrc: this.#crc, durableLsn, torn };
   }
 
   #follows(header: FoundHeader, sectorsLeft: number): boolean {
