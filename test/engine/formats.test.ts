@@ -8,7 +8,10 @@ import {
   mapActivityLayout,
   mapHeaderLayout,
   mapSectorLayout,
+  STORE_MAGIC,
   seal,
+  spoil,
+  storeHeaderLayout,
 } from '../../engine/formats.ts';
 import { decodeHeaders, encodeActivity, encodeHeaders, encodeSectors } from '../../engine/map/map-format.ts';
 import { RegionMap } from '../../engine/map/region-map.ts';
@@ -23,9 +26,10 @@ t.test('sizes are those of the tables', async (t) => {
       mapHeaderLayout.span,
       mapActivityLayout.span,
       mapSectorLayout.span,
+      storeHeaderLayout.span,
       MAX_ZONES,
     ],
-    [32, 64, 512, 512, 3968],
+    [32, 64, 512, 512, 64, 3968],
   );
 });
 
@@ -94,4 +98,29 @@ t.test('activity and sectors of the map', async (t) => {
   t.equal(sectors[511], 0x80, 'the last bit of the first sector');
   t.equal(sectors.readUInt32LE(516), 2);
   t.equal(sectors[512 + 8 + 3], 0x20);
+});
+
+t.test("a store's header", async (t) => {
+  const bytes = Buffer.alloc(64);
+  const ownerId = Buffer.alloc(16, 0xaa);
+  const volumeId = Buffer.alloc(16, 0xbb);
+  const fields = {
+    crc: 0,
+    version: 1,
+    magic: STORE_MAGIC,
+    ownerId,
+    volumeId,
+    volumeBytes: 0x0102030405060708n,
+    regionBytes: 0x00010000,
+    reserved: 0,
+  };
+  storeHeaderLayout.encode(fields, bytes);
+  t.equal(
+    bytes.toString('hex'),
+    `0000000001000000${'54444d4b53544f00'}${'aa'.repeat(16)}${'bb'.repeat(16)}08070605040302010000010000000000`,
+  );
+  seal(bytes);
+  t.equal(isSealed(bytes), true);
+  spoil(bytes);
+  t.equal(isSealed(bytes), false);
 });

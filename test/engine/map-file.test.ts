@@ -259,6 +259,56 @@ t.test('L6: after a failed sync no zone becomes active, and that is told once', 
   await map.close();
 });
 
+t.test('L6: a map that is forgiven stays a superset, whatever its failed syncs lost', async (t) => {
+  let failures = 0;
+  for (let seed = 1; seed <= 80; seed++) {
+    const random = new Random(seed);
+    const folder = new MemoryFolder(random);
+    folder.faults.lostOnFailedSync = true;
+    const clock = new ManualClock();
+    const written = new Set<number>();
+    let map = await createMap(folder, clock);
+    for (let life = 0; life < 5; life++) {
+      let alive = true;
+      const writer = async (marks: number): Promise<void> => {
+        for (let i = 0; i < marks && alive; i++) {
+          const region = random.below(REGIONS);
+          try {
+            if (!map.tryMark(region, region + 1)) await map.mark(region, region + 1);
+          } catch {
+            failures++;
+            if (alive) map.forgive();
+            continue;
+          }
+          if (!alive) return;
+          written.add(region);
+          for (let turns = random.below(6); turns > 0; turns--) await Promise.resolve();
+        }
+      };
+      folder.faults.decide = (operation) => (operation === 'sync' && random.chance(0.2) ? 'EIO' : undefined);
+      const writers = [1, 2, 3].map(() => writer(random.between(1, 25)));
+      for (let step = random.between(1, 12); step > 0; step--) {
+        if (random.chance(0.6)) clock.advance(ROUND_MS);
+        for (let turns = random.below(40); turns > 0; turns--) await Promise.resolve();
+      }
+      alive = false;
+      folder.faults.decide = undefined;
+      // The power goes; or the process alone, and the power only after the next one has read what the page cache holds.
+      if (random.chance(0.5)) {
+        await Promise.all(writers);
+        await map.close();
+        map = await openMap(folder, clock);
+      }
+      folder.crash();
+      await Promise.all(writers);
+      map = await openMap(folder, clock);
+      for (const region of written)
+        if (!map.written.has(region)) throw new Error(`seed ${seed} life ${life}: region ${region} is lost`);
+    }
+  }
+  t.ok(failures > 100, `${failures} marks failed`);
+});
+
 t.test('a full disk delays the background writer, and loses nothing', async (t) => {
   const folder = new MemoryFolder(new Random(1));
   const clock = new ManualClock();
