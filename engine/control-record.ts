@@ -87,10 +87,7 @@ export function encodeControl(control: Control): Buffer {
 }
 
 /** `regionCount` tells how many regions a volume of that name has; undefined when there is none. Throws `corrupt`. */
-export function decodeControl(
-  payload: Buffer,
-  regionCount: (volume: string) => number | undefined,
-): Control {
+export function decodeControl(payload: Buffer, regionCount: (volume: string) => number | undefined): Control {
   if (payload.length < LENGTH_BYTES) throw senseless('it is too short');
   const textEnd = LENGTH_BYTES + payload.readUInt32LE(0);
   if (textEnd > payload.length) throw senseless('its text ends beyond it');
@@ -113,14 +110,7 @@ export function decodeControl(
   return { ...(body as unknown as RestoreControl), volumes };
 }
 
-const TYPES: ReadonlySet<string> = new Set([
-  'snapshot',
-  'delete',
-  'rename',
-  'refresh',
-  'detach',
-  'restore',
-]);
+const TYPES: ReadonlySet<string> = new Set(['snapshot', 'delete', 'rename', 'refresh', 'detach', 'restore']);
 
 /** Its batch was intact, so it is what a program wrote: a later one, where it says what we do not know. */
 function parse(text: string): { readonly type: string } {

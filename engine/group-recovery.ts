@@ -3,14 +3,14 @@
  * index and at the head of the chain as if it had just been appended. The applier does the rest, while the group is in use already.
  */
 import type { Clock } from './clock.ts';
-import type { DiskFolder } from './disk/disk.ts';
 import { type Control, decodeControl } from './control-record.ts';
+import type { DiskFolder } from './disk/disk.ts';
 import { EngineError } from './errors.ts';
 import type { OpenGroup } from './group-files.ts';
 import type { DetachedRecord, RestoreRecord, SnapshotRecord } from './group-record.ts';
 import { type GroupEvent, GroupState, type GroupVolume, type StoreKind } from './group-state.ts';
-import type { LogBatch } from './log/record.ts';
 import { Log } from './log/log.ts';
+import type { LogBatch } from './log/record.ts';
 import { DurableMap } from './map/durable-map.ts';
 import type { RegionMapView } from './map/region-map.ts';
 import { type DetachedImage, Layer, RestoreNode, type RestorePart } from './snapshot/chain.ts';

@@ -184,6 +184,22 @@ export class GroupState {
     }
   }
 
+  /** Memory that the maps of the chain take now, in bytes. */
+  get mapBytes(): number {
+    let bytes = 0;
+    for (const node of this.chain.nodes) {
+      if (node.kind === 'restore') for (const part of node.parts) bytes += part?.toCome.memoryBytes ?? 0;
+      else
+        for (const { changed, preserved, modified, copied } of node.parts)
+          for (const map of [changed, preserved?.map, modified?.map, copied?.map])
+            bytes += map?.memoryBytes ?? 0;
+    }
+    for (const { parts } of this.detached)
+      for (const { changed, copied, modified } of parts)
+        for (const map of [changed.map.view, copied.map, modified?.map]) bytes += map?.memoryBytes ?? 0;
+    return bytes;
+  }
+
   /** New, empty parts for a layer. */
   layerParts(): LayerPart[] {
     return this.volumes.map((volume) => ({

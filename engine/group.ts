@@ -14,7 +14,7 @@ import { createGroup, destroyGroup, type OpenGroup, openGroup } from './group-fi
 import { closeState, controlOf, type RecoveredGroup, recover } from './group-recovery.ts';
 import type { GroupSpec } from './group-spec.ts';
 import type { GroupCounters, GroupEvent, GroupState } from './group-state.ts';
-import { importImage, type ImportResult } from './import.ts';
+import { type ImportResult, importImage } from './import.ts';
 import { Applier } from './log/applier.ts';
 import type { LogBatch } from './log/record.ts';
 import { WritePath } from './log/write-path.ts';
@@ -330,6 +330,7 @@ export class Group {
       },
       giveUp: () => this.#giveUp(),
       writersWait: () => this.#path.writersWait,
+      checkpointed: () => this.#path.shareMemory(this.#state.mapBytes),
       bug: (error: unknown) => this.#broke(error),
       progress: () => {
         this.#background.poke();
@@ -357,7 +358,11 @@ export class Group {
 
   #noteSnapshot(what: string, id: string, message: string): void {
     const name = this.#effects.byId(id)?.name ?? id;
-    this.#state.emit({ type: `snapshot.${what}`, message: `snapshot ${name} ${message}`, data: { snapshot: name } });
+    this.#state.emit({
+      type: `snapshot.${what}`,
+      message: `snapshot ${name} ${message}`,
+      data: { snapshot: name },
+    });
   }
 
   #controlOf(batch: LogBatch): Control {
@@ -401,7 +406,8 @@ export class Group {
     await readers.drained();
     await victim.close();
     for (const name of await folder.list())
-      if (name.startsWith(`snapshots/${victim.id}/`) && !name.endsWith('.preserved')) await folder.remove(name);
+      if (name.startsWith(`snapshots/${victim.id}/`) && !name.endsWith('.preserved'))
+        await folder.remove(name);
     return true;
   }
 

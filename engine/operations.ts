@@ -93,7 +93,13 @@ export class Operations {
         views.push({ id, kind: 'restore', target, done: total - node.toComeCount, total, unit: 'regions' });
       } else if (node.detaching) {
         const target = node.name ?? node.id;
-        views.push({ id: node.id, kind: 'detach', target, ...detachProgress(this.#state, node), unit: 'regions' });
+        views.push({
+          id: node.id,
+          kind: 'detach',
+          target,
+          ...detachProgress(this.#state, node),
+          unit: 'regions',
+        });
       } else if (node.applied && !node.needed) {
         const total = node.parts.reduce((sum, part) => sum + (part.preserved?.map.count ?? 0), 0);
         views.push({ id: node.id, kind: 'delete', target: node.id, done: 0, total, unit: 'regions' });
@@ -117,7 +123,8 @@ export class Operations {
 
   #nameOf(id: string): string {
     const { chain, detached } = this.#state;
-    const found = detached.find((snapshot) => snapshot.id === id) ?? chain.layers.find((layer) => layer.id === id);
+    const found =
+      detached.find((snapshot) => snapshot.id === id) ?? chain.layers.find((layer) => layer.id === id);
     return found?.name ?? id;
   }
 }

@@ -17,6 +17,8 @@ import type { Lsn, RegionIndex } from './units.ts';
 
 /** Snapshots of a group at most: each look-up through the chain may pass all of them. */
 export const MAX_SNAPSHOTS = 256;
+/** Once maps take that share of the memory of the group, no more snapshots are taken. The rest is for payload. */
+const MAP_SHARE = 3 / 4;
 
 export interface SnapshotView {
   readonly id: string;
@@ -277,7 +279,11 @@ export class Snapshots {
       const undo = { id: this.#state.newId(), createdAt: this.#now(), replaces: replaced?.id ?? null };
       await this.#commit({ type: 'restore', id, sourceId: source.id, undo, volumes });
       const message = `restored from snapshot ${name}: ${plan.regions} regions follow in the background`;
-      this.#state.emit({ type: 'restore.started', message, data: { id, snapshot: name, regions: plan.regions } });
+      this.#state.emit({
+        type: 'restore.started',
+        message,
+        data: { id, snapshot: name, regions: plan.regions },
+      });
       return { operation: id, plan, undo: this.view(this.#require(UNDO_NAME)) };
     });
   }
@@ -300,7 +306,8 @@ export class Snapshots {
     this.#host.check();
     const batch = this.#state.log.appendControl(encodeControl(control));
     if (batch === undefined) {
-      const what = 'the log is full, also the room kept for this: wait until records are applied, or free space';
+      const what =
+        'the log is full, also the room kept for this: wait until records are applied, or free space';
       throw new EngineError('unavailable', what, { errno: 'ENOSPC' });
     }
     this.#effects.append(control, batch.lsn);
@@ -335,12 +342,23 @@ export class Snapshots {
   #checkNew(name: string): void {
     checkName('snapshot', name);
     if (name === UNDO_NAME)
-      throw new EngineError('invalid', `${UNDO_NAME} is the name of the snapshot before a restore: use another`);
+      throw new EngineError(
+        'invalid',
+        `${UNDO_NAME} is the name of the snapshot before a restore: use another`,
+      );
     if (this.#effects.find(name) !== undefined)
-      throw new EngineError('exists', `there is a snapshot ${name} already: use another name, or delete it first`);
+      throw new EngineError(
+        'exists',
+        `there is a snapshot ${name} already: use another name, or delete it first`,
+      );
   }
 
   #checkRoom(): void {
+    const { memoryBytes, mapBytes } = this.#state;
+    if (mapBytes > memoryBytes * MAP_SHARE) {
+      const what = `the maps of the snapshots take ${mapBytes} of ${memoryBytes} bytes of memory: delete snapshots, or raise memoryBytes`;
+      throw new EngineError('unavailable', what);
+    }
     if (this.#effects.named.length < MAX_SNAPSHOTS) return;
     throw new EngineError('unavailable', `a group has at most ${MAX_SNAPSHOTS} snapshots: delete one first`);
   }

@@ -76,14 +76,7 @@ export class Volume implements BlockDevice {
   tryRead(target: Buffer, targetStart: number, lengthBytes: number, offsetBytes: number): boolean {
     this.#checkRange(offsetBytes, lengthBytes);
     if (this.#path.isDirect) return this.#disk.tryRead(target, targetStart, lengthBytes, offsetBytes);
-    return this.#state.reader.tryRead(
-      this.#volume,
-      undefined,
-      target,
-      targetStart,
-      lengthBytes,
-      offsetBytes,
-    );
+    return this.#state.reader.tryRead(this.#volume, undefined, target, targetStart, lengthBytes, offsetBytes);
   }
 
   async read(target: Buffer, targetStart: number, lengthBytes: number, offsetBytes: number): Promise<void> {

@@ -53,6 +53,8 @@ export interface ApplierHooks {
   readonly bug: (error: unknown) => void;
   /** Something was applied: there may be work for others. */
   readonly progress: () => void;
+  /** A checkpoint is durable. */
+  readonly checkpointed: () => void;
 }
 
 interface Piece {
@@ -349,6 +351,7 @@ export class Applier {
     await this.#hooks.flushMaps();
     await this.#state.writeRecord(lsn);
     this.#retained = [];
+    this.#hooks.checkpointed();
     this.#freeSoon();
   }
 

@@ -30,10 +30,13 @@ export class WritePath {
   onBatch: (batch: LogBatch) => void = () => {};
   #newest: LogBatch | undefined;
   #closing = false;
+  /** Memory for payload that is logged and not applied, in bytes: what the maps leave of the group's. */
+  #payloadBytes: number;
 
   constructor(state: GroupState, mode: 'direct' | 'logged') {
     this.#state = state;
     this.#mode = mode;
+    this.#payloadBytes = state.memoryBytes;
     state.log.onRoom = () => this.wake();
   }
 
@@ -237,12 +240,26 @@ export class WritePath {
     if (record === undefined) return false;
     const { batch } = record;
     if (batch !== this.#newest) {
+      const before = this.#newest;
       this.#newest = batch;
       this.onBatch(batch);
+      if (before?.bytes !== undefined && this.#state.log.keptBytes > this.#payloadBytes)
+        this.#dropPayload(before);
     }
     this.#state.volumes[record.volumeIndex]?.pending.add(record);
     this.#noteRoom();
     return true;
+  }
+
+  /** Too much is in memory: whoever needs this payload reads it from the log (rule L2). Those who read it now have it until they have ended. */
+  #dropPayload(batch: LogBatch): void {
+    void this.#state.readers.drained().then(() => this.#state.log.forget(batch));
+  }
+
+  /** The maps have grown, or shrunk. At least a quarter of the memory is for payload. */
+  shareMemory(mapBytes: number): void {
+    const { memoryBytes } = this.#state;
+    this.#payloadBytes = Math.max(memoryBytes / 4, memoryBytes - mapBytes);
   }
 
   #noteFull(): void {

@@ -20,6 +20,7 @@ export interface RegionRun {
 export interface RegionMapView {
   readonly length: number;
   readonly count: number;
+  readonly memoryBytes: number;
   has(region: RegionIndex): boolean;
   hasAll(first: RegionIndex, end: RegionIndex): boolean;
   countRange(first: RegionIndex, end: RegionIndex): number;
@@ -75,6 +76,13 @@ export class RegionMap implements RegionMapView {
   /** Number of regions set. */
   get count(): number {
     return this.#count;
+  }
+
+  /** Memory that its bits take, in bytes: pages that are neither empty nor full. */
+  get memoryBytes(): number {
+    let own = 0;
+    for (const page of this.#pages) if (page !== undefined && page !== fullPage) own++;
+    return own * PAGE_WORDS * 4;
   }
 
   get pageCount(): number {

@@ -113,9 +113,7 @@ function mapsBetween(state: GroupState, volume: GroupVolume, from: Layer, to: La
   const views: RegionMapView[] = [];
   for (const node of nodes.slice(nodes.indexOf(from), nodes.indexOf(to))) {
     const map =
-      node.kind === 'layer'
-        ? node.parts[volume.index]?.preserved?.map
-        : node.parts[volume.index]?.toCome;
+      node.kind === 'layer' ? node.parts[volume.index]?.preserved?.map : node.parts[volume.index]?.toCome;
     if (map !== undefined) views.push(map);
   }
   return views;

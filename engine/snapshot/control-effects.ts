@@ -5,8 +5,9 @@
  * below it as its past. At the **barrier**, when the applier comes to it: its effect becomes durable in the group's record, together with the
  * checkpoint just past it (rule L10), and files that it needs are made before.
  */
-import { assert, EngineError } from '../errors.ts';
+
 import type { Control, RefreshControl, RestoreControl } from '../control-record.ts';
+import { assert, EngineError } from '../errors.ts';
 import type { GroupState } from '../group-state.ts';
 import { DurableMap } from '../map/durable-map.ts';
 import type { Lsn } from '../units.ts';
@@ -213,7 +214,8 @@ export class ControlEffects {
         for (const run of part.toCome.runs()) snapshot.noteChangedRun(volume.index, run);
     }
     const undo = this.#applyLayer(control.undo.id, UNDO_NAME);
-    const replaced = control.undo.replaces === null ? undefined : this.#recordName(control.undo.replaces, null);
+    const replaced =
+      control.undo.replaces === null ? undefined : this.#recordName(control.undo.replaces, null);
     restore.applied = true;
     return () => {
       restore.applied = false;

@@ -116,11 +116,7 @@ export async function endDetach(state: GroupState, layer: Layer): Promise<Detach
     parts.push({ copied, modified, changed });
   }
   const { id, lsn, createdAt, local } = layer;
-  const snapshot = new DetachedSnapshot(
-    state.volumes,
-    { id, name, lsn, createdAt, local, epoch: id },
-    parts,
-  );
+  const snapshot = new DetachedSnapshot(state.volumes, { id, name, lsn, createdAt, local, epoch: id }, parts);
   snapshot.recordedName = recordedName;
   const layerParts = layer.parts.map(({ copied, modified }) => ({ copied, modified }));
   const set = (detached: boolean): void => {

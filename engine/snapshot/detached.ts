@@ -115,7 +115,12 @@ export class DetachedSnapshot implements DetachedImage {
   }
 }
 
-export function detachedMapName(id: string, volumeName: string, kind: 'changed' | 'refresh', epoch: string): string {
+export function detachedMapName(
+  id: string,
+  volumeName: string,
+  kind: 'changed' | 'refresh',
+  epoch: string,
+): string {
   return `snapshots/${id}/${volumeName}.${kind}-${epoch}`;
 }
 

@@ -1,11 +1,15 @@
 /** Copy-on-write: what a volume is about to lose is copied into the newest layer first. */
-import { MIB, type RegionIndex } from '../units.ts';
+
 import type { GroupState, GroupVolume } from '../group-state.ts';
+import { MIB, type RegionIndex } from '../units.ts';
 import type { Layer, LayerPart } from './chain.ts';
 import type { RegionStore } from './region-store.ts';
 
 /** Regions copied at a time come to so many bytes, or one. */
 const COPY_BYTES = 4 * MIB;
+
+/** For shorter runs it costs less to read them than to ask whether they are holes. */
+const BLANK_RUN_REGIONS = 16;
 
 const zeroes = Buffer.alloc(1 * MIB);
 
@@ -45,15 +49,47 @@ export async function preserve(
   const missing = regions.filter((region) => !chain.isPreserved(volume.index, region, at, before));
   if (missing.length === 0) return;
   const store = await preservedStore(state, layer, volume);
-  await eachRegion(state, missing, (region) => copyRaw(state, volume, store, region));
+  const blank = await keepBlanks(state, volume, store, missing);
+  const rest = blank.size === 0 ? missing : missing.filter((region) => !blank.has(region));
+  await eachRegion(state, rest, (region) => copyRaw(state, volume, store, region));
   await syncStore(store);
   await store.add(missing);
   chain.noteChanged(volume.index, missing, at);
   state.counters.regionsPreserved += missing.length;
 }
 
+/** Long runs of regions that are holes: they are holes in the store too, and nothing is read (rule L11). Returns which they are. */
+async function keepBlanks(
+  state: GroupState,
+  volume: GroupVolume,
+  store: RegionStore,
+  regions: readonly RegionIndex[],
+): Promise<ReadonlySet<RegionIndex>> {
+  const blank = new Set<RegionIndex>();
+  for (let from = 0; from < regions.length; ) {
+    const first = regions[from] ?? 0;
+    let to = from + 1;
+    while (regions[to] === first + to - from) to++;
+    if (to - from >= BLANK_RUN_REGIONS) {
+      const startBytes = first * state.regionBytes;
+      const lengthBytes = Math.min(volume.sizeBytes, (first + to - from) * state.regionBytes) - startBytes;
+      const [extent] = await volume.disk.extents(startBytes, lengthBytes, 1);
+      if (extent?.zero === true && extent.lengthBytes === lengthBytes) {
+        await store.punch(startBytes, lengthBytes);
+        for (const region of regions.slice(from, to)) blank.add(region);
+      }
+    }
+    from = to;
+  }
+  return blank;
+}
+
 /** The store for what a layer preserves of a volume. Its name is in the record before anything in it counts, so that a lost file is missed. */
-export async function preservedStore(state: GroupState, layer: Layer, volume: GroupVolume): Promise<RegionStore> {
+export async function preservedStore(
+  state: GroupState,
+  layer: Layer,
+  volume: GroupVolume,
+): Promise<RegionStore> {
   const part = partOf(layer, volume);
   if (part.preserved !== undefined) return part.preserved;
   const store = await state.createStore(layer.id, volume, 'preserved');

@@ -5,8 +5,8 @@
 import type { RefreshControl } from '../control-record.ts';
 import type { GroupState, GroupVolume } from '../group-state.ts';
 import type { RegionIndex } from '../units.ts';
-import { restorationMap } from './changes.ts';
 import type { Layer } from './chain.ts';
+import { restorationMap } from './changes.ts';
 import { createMap, type DetachedSnapshot, detachedMapName, type MapOnDisk } from './detached.ts';
 import { eachRegion, putRegion, syncStore } from './preserve.ts';
 

@@ -63,8 +63,7 @@ export class SnapshotVolume implements BlockDevice {
     const view = this.#snapshot();
     await this.#state.reader.read(this.#volume, view, target, targetStart, lengthBytes, offsetBytes);
     // It may have left the chain meanwhile, and what was read through it is not its any more.
-    if (this.#snapshot() !== view)
-      await this.read(target, targetStart, lengthBytes, offsetBytes);
+    if (this.#snapshot() !== view) await this.read(target, targetStart, lengthBytes, offsetBytes);
   }
 
   /** Every write may have to copy: it always waits. */
