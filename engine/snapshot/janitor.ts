@@ -31,11 +31,13 @@ export async function takeDown(state: GroupState, layer: Layer): Promise<void> {
   }
   await state.lane(() => remove(state, layer));
   await state.readers.drained();
-  for (const volume of state.volumes) {
-    const part = partOf(layer, volume);
-    for (const store of [part.preserved, part.modified, part.copied]) await store?.close();
-    for (const kind of ['preserved', 'modified', 'copied'] as const)
-      await state.folder.remove(state.storeName(layer.id, volume, kind));
+  // Its own files only: a snapshot that was detached has others under the same id.
+  for (const part of layer.parts) {
+    for (const store of [part.preserved, part.modified, part.copied]) {
+      if (store === undefined) continue;
+      await store.close();
+      await state.folder.remove(store.name);
+    }
   }
 }
 
