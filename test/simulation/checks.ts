@@ -18,8 +18,13 @@ export function volumeTarget(machine: Machine, volume: number): Target {
   return { device, image: machine.model.volume(volume), volume, snapshot: undefined };
 }
 
+/** What it is called: while it is being renamed, either of two. */
+export function nameNow(machine: Machine, snapshot: SnapshotModel): string {
+  return machine.open.snapshots.find((view) => view.id === snapshot.id)?.name ?? snapshot.name;
+}
+
 export function snapshotTarget(machine: Machine, snapshot: SnapshotModel, volume: number): Target {
-  const device = machine.open.snapshotVolume(snapshot.name, `v${volume}`);
+  const device = machine.open.snapshotVolume(nameNow(machine, snapshot), `v${volume}`);
   if (device === undefined) throw new Violation('4', `snapshot ${snapshot.name} shows no volume v${volume}`);
   return { device, image: snapshot.image(volume), volume, snapshot };
 }
@@ -113,7 +118,7 @@ function changedRegions(machine: Machine, volume: number, from: string, to: stri
 function checkAgainstVolume(machine: Machine, snapshot: SnapshotModel, volume: number): void {
   const { model } = machine;
   const touchedAt = model.touchedAt[volume] ?? new Int32Array();
-  const changed = changedRegions(machine, volume, snapshot.name, undefined);
+  const changed = changedRegions(machine, volume, nameNow(machine, snapshot), undefined);
   for (let region = 0; region < changed.length; region++) {
     const what = `region ${region} of v${volume} against ${snapshot.name}`;
     if (changed[region] === 0 && differs(model.volume(volume), snapshot.image(volume), region))
@@ -124,7 +129,12 @@ function checkAgainstVolume(machine: Machine, snapshot: SnapshotModel, volume: n
 }
 
 function checkPair(machine: Machine, older: SnapshotModel, newer: SnapshotModel, volume: number): void {
-  const changed = changedRegions(machine, volume, older.name, newer.name);
+  const changed = changedRegions(machine, volume, nameNow(machine, older), nameNow(machine, newer));
+  // A detached one keeps what has changed since then, not when.
+  const touchedAt = machine.model.touchedAt[volume] ?? new Int32Array();
+  const detached = machine.open.snapshots.some(
+    (view) => view.state !== 'attached' && (view.id === older.id || view.id === newer.id),
+  );
   for (let region = 0; region < changed.length; region++) {
     const what = `region ${region} of v${volume} between ${older.name} and ${newer.name}`;
     if (changed[region] === 0 && differs(older.image(volume), newer.image(volume), region))
@@ -132,7 +142,8 @@ function checkPair(machine: Machine, older: SnapshotModel, newer: SnapshotModel,
     const may =
       newer.touchedSince(older, volume, region) ||
       older.modified(volume, region) ||
-      newer.modified(volume, region);
+      newer.modified(volume, region) ||
+      (detached && (touchedAt[region] ?? 0) >= older.issuedAt);
     if (changed[region] === 1 && !may)
       throw new Violation('5 (tight)', `${what} was never touched, and is in the map`);
   }
@@ -140,9 +151,9 @@ function checkPair(machine: Machine, older: SnapshotModel, newer: SnapshotModel,
 
 /** The counters of the list of snapshots are within what was done. */
 function checkViews(machine: Machine, settled: readonly SnapshotModel[]): void {
-  const views = new Map(machine.open.snapshots.map((view) => [view.name, view]));
+  const views = new Map(machine.open.snapshots.map((view) => [view.id, view]));
   for (const snapshot of settled) {
-    const view = views.get(snapshot.name);
+    const view = views.get(snapshot.id ?? '');
     if (view === undefined) throw new Violation('4', `snapshot ${snapshot.name} is not in the list`);
     for (const [volume, counts] of view.volumes.entries()) {
       const touchedAt = machine.model.touchedAt[volume] ?? new Int32Array();

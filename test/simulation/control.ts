@@ -41,6 +41,16 @@ export class Control {
     return await machine.attempt(`an end of the requests to ${snapshot.name}`, quiet);
   }
 
+  #view(snapshot: SnapshotModel): SimSnapshotView | undefined {
+    return this.#machine.open.snapshots.find((view) => view.id === snapshot.id);
+  }
+
+  /** Whether a refusal is explained by what the snapshot is at, or was at when it was asked: a copy of its own, a refresh. */
+  #busy(snapshot: SnapshotModel, stateBefore: string | undefined, error: EngineError): boolean {
+    const states = [stateBefore, this.#view(snapshot)?.state];
+    return error.code === 'in-use' && states.some((state) => state === 'detaching' || state === 'refreshing');
+  }
+
   snapshot(local: boolean): void {
     const machine = this.#machine;
     const name = `s${++machine.names}`;
@@ -95,6 +105,7 @@ export class Control {
     const machine = this.#machine;
     if (!(await this.#quiet(snapshot))) return;
     const refuses = snapshot.written && !force;
+    const before = this.#view(snapshot)?.state;
     const fresh = machine.model.beginSnapshot(snapshot.name, { undo: snapshot.undo, local: snapshot.local });
     snapshot.leaving = true;
     const flight = this.#flight(`refresh ${snapshot.name}${force ? ' by force' : ''}`);
@@ -105,13 +116,14 @@ export class Control {
     machine.follow(flight, machine.open.refreshSnapshot(snapshot.name, { force }), done, (error) => {
       this.reconcile();
       // A write through it that failed, or was never answered, may have been done or not.
-      return (refuses && error.code === 'in-use') || machine.excused(error);
+      if (refuses && error.code === 'in-use') return true;
+      return this.#busy(snapshot, before, error) || machine.excused(error);
     });
   }
 
   async detach(snapshot: SnapshotModel): Promise<void> {
     const machine = this.#machine;
-    const already = machine.open.snapshots.find((view) => view.name === snapshot.name)?.state !== 'attached';
+    const already = this.#view(snapshot)?.state !== 'attached';
     const detaching = machine.open.detachSnapshot(snapshot.name);
     const refused = (error: EngineError): boolean => already || machine.excused(error);
     machine.follow(this.#flight(`detach ${snapshot.name}`), detaching, () => {}, refused);
@@ -121,7 +133,10 @@ export class Control {
     const machine = this.#machine;
     if (!(await this.#quiet(snapshot))) return;
     const { model } = machine;
-    const volumes = volume === null ? [...model.volumes.keys()] : [volume];
+    const view = this.#view(snapshot);
+    // The undo of a restore of some volumes restores those.
+    const all = view?.undoOf?.map((name) => Number(name.slice(1))) ?? [...model.volumes.keys()];
+    const volumes = volume === null ? all : [volume];
     const options = volume === null ? {} : { volume: `v${volume}` };
     this.#checkPlan(snapshot, volumes, options);
     const old = model.find(UNDO);
@@ -193,21 +208,25 @@ export class Control {
       const end = Math.min(cell + cells, (Math.floor(first / regionCells) + 1) * regionCells);
       requests.push(machine.model.beginWrite(label, volume, first, end - first, number));
     }
+    const { begun } = machine.model;
     const ended = (acknowledged: boolean): void => {
       for (const request of requests) machine.model.endRequest(request, acknowledged);
     };
     const done = (result: { regionsWritten: number }): void => {
       ended(true);
-      if (result.regionsWritten > requests.length)
+      // Where others write meanwhile, it meets differences that are theirs.
+      if (begun === machine.model.begun && result.regionsWritten > requests.length)
         throw new Violation(
           '5 (tight)',
           `${label} wrote ${result.regionsWritten} regions; ${requests.length} differ`,
         );
     };
-    machine.follow(this.#flight(label), this.#importFile(volume), done, (error) => {
+    const flight = this.#flight(label);
+    machine.follow(flight, this.#importFile(volume), done, (error) => {
       ended(false);
       return machine.excused(error);
     });
+    await machine.attempt('the end of an import', () => !machine.inFlight.has(flight));
   }
 
   async #importFile(volume: number): Promise<{ regionsWritten: number }> {

@@ -30,6 +30,8 @@ export class Model {
   readonly volumes: Image[];
   readonly regionCells: number;
   snapshots: SnapshotModel[] = [];
+  /** Changes that anybody has asked for so far. */
+  begun = 0;
   /** When each region of each volume was last touched. */
   readonly touchedAt: Int32Array[];
   /** Everything of the log that ended before that is durable. */
@@ -143,6 +145,7 @@ export class Model {
     };
     for (const span of spans) span.image.unsettled.push(change);
     this.#epochs.set(change, this.#epoch);
+    this.begun++;
     return change;
   }
 
@@ -344,9 +347,13 @@ export class Model {
     }
     for (const change of seen) change.acknowledged = true;
     for (let cell = 0; cell < values.length; cell++) {
-      for (const entry of image.entries(cell)) {
+      const entries = image.entries(cell);
+      for (const entry of entries) {
         if (entry.value !== values[cell] && entry.goneAt === NEVER) entry.goneAt = this.now;
       }
+      // A write that failed may have been seen for a while, and is not there: what was there before shows again.
+      const shown = entries.findLast((entry) => entry.value === values[cell] && !entry.buried);
+      if (shown !== undefined) shown.goneAt = NEVER;
     }
   }
 

@@ -21,8 +21,16 @@ export async function runPlan(plan: Plan, verbose = false): Promise<Outcome> {
   let violation: Outcome['violation'];
   try {
     await world.run();
+    // Node looks for promises that failed unheard only when it has nothing else to do, and a run leaves it no such moment.
+    await new Promise((resolve) => {
+      setImmediate(resolve);
+    });
+    world.machine.throwIfWrong();
   } catch (error) {
     violation = describe(error);
+    await new Promise((resolve) => {
+      setImmediate(resolve);
+    });
   } finally {
     process.off('unhandledRejection', unheard);
   }

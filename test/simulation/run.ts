@@ -1,8 +1,9 @@
 /**
- * `npm run simulate -- [--seed N] [--runs N] [--steps N] [--minutes M] [--ops a,b] [--jobs N] [--shrink SECONDS] [--verbose]`, or
+ * `npm run simulate -- [--seed N] [--runs N] [--steps N] [--minutes M] [--ops a,b] [--jobs N] [--shrink SECONDS] [--tally] [--verbose]`, or
  * `-- --plan FILE [--verbose]` for one that was kept.
  *
- * Runs seeds N, N+1, … and stops at the first violation: prints its seed, what was drawn, and the shortest run found that shows it.
+ * Runs seeds N, N+1, … and stops at the first violation: prints its seed, what was drawn, and the shortest run found that shows it. With `--tally` it
+ * goes on, and ends with a list of what was found, each kind once.
  */
 import { fork } from 'node:child_process';
 import { readFileSync } from 'node:fs';
@@ -18,6 +19,8 @@ const MS_PER_MINUTE = 60_000;
 /** Operations of a run at most, unless told otherwise. */
 const DEFAULT_STEPS = 80;
 const REPORT_MS = 10_000;
+/** By how much of its text a violation is known again. */
+const TALLY_CHARACTERS = 90;
 
 interface Settings {
   readonly seed: number;
@@ -28,6 +31,7 @@ interface Settings {
   readonly stride: number;
   readonly shrinkSeconds: number;
   readonly operations: readonly OperationName[];
+  readonly tally: boolean;
   readonly verbose: boolean;
   readonly plan: string | undefined;
 }
@@ -44,6 +48,7 @@ function settings(): Settings {
       shrink: { type: 'string' },
       ops: { type: 'string' },
       plan: { type: 'string' },
+      tally: { type: 'boolean' },
       verbose: { type: 'boolean' },
     },
   });
@@ -65,6 +70,7 @@ function settings(): Settings {
     stride: number(values.stride, 1),
     shrinkSeconds: number(values.shrink, 60),
     operations: supportedOperations(ALL_OPERATIONS).filter((name) => asked?.includes(name) ?? true),
+    tally: values.tally ?? false,
     verbose: values.verbose ?? false,
     plan: values.plan,
   };
@@ -93,6 +99,28 @@ async function showViolation(plan: Plan, outcome: Outcome, options: Settings): P
   console.log(`\nto keep as test/simulation/regressions/NAME.json:\n${JSON.stringify(shrunk.plan)}`);
 }
 
+/** Violations by kind: those that differ in numbers only are one. */
+class Tally {
+  count = 0;
+  readonly #kinds = new Map<string, { seeds: number[]; message: string }>();
+
+  add(seed: number, violation: NonNullable<Outcome['violation']>): void {
+    this.count++;
+    const message = `${violation.invariant}: ${violation.message}`;
+    const kind = message.replaceAll(/[0-9a-f]{8}-[-0-9a-f]{27}|[0-9]+/g, 'N').slice(0, TALLY_CHARACTERS);
+    const known = this.#kinds.get(kind);
+    if (known === undefined) this.#kinds.set(kind, { seeds: [seed], message });
+    else known.seeds.push(seed);
+  }
+
+  show(): void {
+    for (const { seeds, message } of [...this.#kinds.values()].sort(
+      (a, b) => b.seeds.length - a.seeds.length,
+    ))
+      console.log(`${seeds.length} times, seeds ${seeds.slice(0, 5).join(', ')}: ${message}`);
+  }
+}
+
 /** Runs seeds until one fails or the time is over. Returns how many were run, and whether all held. */
 async function runSeeds(options: Settings): Promise<boolean> {
   const startedMs = Date.now();
@@ -100,13 +128,15 @@ async function runSeeds(options: Settings): Promise<boolean> {
   let reportMs = startedMs + REPORT_MS;
   let steps = 0;
   let runs = 0;
+  const tally = new Tally();
   const rate = (): string => `${((runs * 1000) / Math.max(1, Date.now() - startedMs)).toFixed(0)} runs/s`;
   for (; runs < options.runs && Date.now() < untilMs; runs++) {
     const plan = generate(options.seed + runs * options.stride, options.operations, options.steps);
     const outcome = await runPlan(plan, options.verbose);
     steps += outcome.steps;
     if (options.verbose) console.log(outcome.trace.join('\n'));
-    if (outcome.violation !== undefined) {
+    if (outcome.violation !== undefined && options.tally) tally.add(plan.seed, outcome.violation);
+    else if (outcome.violation !== undefined) {
       console.log(`after ${runs + 1} runs, ${rate()}`);
       await showViolation(plan, outcome, options);
       return false;
@@ -114,6 +144,11 @@ async function runSeeds(options: Settings): Promise<boolean> {
     if (Date.now() < reportMs) continue;
     reportMs = Date.now() + REPORT_MS;
     console.log(`${runs + 1} runs, ${rate()}`);
+  }
+  if (tally.count > 0) {
+    tally.show();
+    console.log(`${runs} runs, ${tally.count} with a violation, ${rate()}`);
+    return false;
   }
   console.log(
     `${runs} runs without a violation, ${rate()}, ${(steps / Math.max(1, runs)).toFixed(0)} steps a run`,

@@ -78,6 +78,8 @@ export class Scheduler {
 
   /** Does one thing, and waits for the reactions. False when there is nothing to do, ever. */
   async step(): Promise<boolean> {
+    // What was asked a moment ago may lead to tasks, or to an end, by itself.
+    if (!this.busy) await reactions();
     const task = this.#take();
     if (task === undefined) return false;
     this.steps++;

@@ -35,6 +35,9 @@ function inPieces<T>(scheduler: Scheduler, pieces: (() => void)[], answer: () =>
   });
 }
 
+/** How often the kernel holds up writers at most. */
+const MOST_HELD_UP = 0.5;
+
 const nothing = (): void => {};
 
 export class SimFolder implements DiskFolder {
@@ -147,7 +150,9 @@ export class SimDisk implements Disk {
   }
 
   get mayWriteInline(): boolean {
-    return !this.#refuses();
+    // Never for good: whoever may not write now has to find a moment when he may.
+    const { scheduler, traits } = this.#storage;
+    return !scheduler.random.chance(Math.min(traits.tryRefusal, MOST_HELD_UP));
   }
 
   get #storage(): Storage {
