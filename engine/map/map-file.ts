@@ -67,6 +67,8 @@ export class MapFile {
   /** Zones that writers wait for; bounded by the number of zones. */
   readonly #wanted = new Set<number>();
   readonly #activityRun = new SharedRun(() => this.#writeActivity());
+  /** The last write of the activity sector failed: what is on disk may call zones active that are not. */
+  #activityStale = false;
   readonly #activitySector = Buffer.alloc(SECTOR_BYTES);
   #timer: Timer | undefined;
   #round: Promise<unknown> | undefined;
@@ -169,10 +171,12 @@ export class MapFile {
   async #writeActivity(): Promise<void> {
     const wanted = [...this.#wanted];
     const forgiven = this.#forgiven;
+    this.#activityStale = true;
     const bit = (zone: number) => this.#active[zone] === 1 || this.#wanted.has(zone);
     encodeActivity(this.#activitySector, this.#zones, bit);
     await this.#disk.write(this.#activitySector, 0, SECTOR_BYTES, MAP_ACTIVITY_OFFSET_BYTES);
     await this.#sync(forgiven);
+    this.#activityStale = false;
     for (const zone of wanted) {
       this.#wanted.delete(zone);
       this.#setActive(zone, 1);
@@ -200,10 +204,15 @@ export class MapFile {
       throw new EngineError('disk', 'a sync of the region map failed meanwhile', { errno: 'EIO' });
   }
 
+  /** Whether the next start would take more for written than was. */
+  get #unsettled(): boolean {
+    return this.#activeCount > 0 || this.#map.dirtyPageCount > 0 || this.#activityStale;
+  }
+
   /** Has a round run soon, while there is something to write or to retire. */
   #arm(): void {
     if (this.#timer !== undefined || this.#closed || this.failure !== undefined) return;
-    if (this.#activeCount === 0 && this.#map.dirtyPageCount === 0) return;
+    if (!this.#unsettled) return;
     this.#timer = this.#clock.after(ROUND_DELAY_MS, () => {
       this.#timer = undefined;
       this.#round ??= this.#runRound(true).finally(() => {
@@ -225,7 +234,7 @@ export class MapFile {
       for (const page of pages) await this.#writePage(page);
       if (pages.length > 0) await this.#sync(forgiven);
       const busy = new Set(onlyQuiet ? pages : []);
-      if (this.#retire(busy)) await this.#activityRun.join();
+      if (this.#retire(busy) || this.#activityStale) await this.#activityRun.join();
       return true;
     } catch (error) {
       for (const page of pages) this.#map.markDirty(page);
@@ -327,8 +336,7 @@ export class MapFile {
     this.#timer?.cancel();
     await this.#round;
     let going = this.failure === undefined;
-    while (going && (this.#activeCount > 0 || this.#map.dirtyPageCount > 0))
-      going = await this.#runRound(false);
+    while (going && this.#unsettled) going = await this.#runRound(false);
     await this.#disk.close();
   }
 }
