@@ -45,6 +45,13 @@ export class Control {
     return this.#machine.open.snapshots.find((view) => view.id === snapshot.id);
   }
 
+  /** Whether a refusal is explained by disks in trouble, and by the snapshot having been given up for them. */
+  #excused(error: EngineError, snapshot: SnapshotModel): boolean {
+    const machine = this.#machine;
+    if (machine.excused(error)) return true;
+    return machine.troubledEver && error.code === 'not-found' && this.#view(snapshot) === undefined;
+  }
+
   /** Whether a refusal is explained by what the snapshot is at, or was at when it was asked: a copy of its own, a refresh. */
   #busy(snapshot: SnapshotModel, stateBefore: string | undefined, error: EngineError): boolean {
     const states = [stateBefore, this.#view(snapshot)?.state];
@@ -82,7 +89,7 @@ export class Control {
     const deleting = machine.open.deleteSnapshot(snapshot.name);
     machine.follow(this.#flight(`delete ${snapshot.name}`), deleting, done, (error) => {
       this.reconcile();
-      return machine.excused(error);
+      return this.#excused(error, snapshot);
     });
   }
 
@@ -97,7 +104,7 @@ export class Control {
     };
     machine.follow(flight, machine.open.renameSnapshot(snapshot.name, to), done, (error) => {
       this.reconcile();
-      return machine.excused(error);
+      return this.#excused(error, snapshot);
     });
   }
 
@@ -117,7 +124,7 @@ export class Control {
       this.reconcile();
       // A write through it that failed, or was never answered, may have been done or not.
       if (refuses && error.code === 'in-use') return true;
-      return this.#busy(snapshot, before, error) || machine.excused(error);
+      return this.#busy(snapshot, before, error) || this.#excused(error, snapshot);
     });
   }
 
@@ -125,7 +132,7 @@ export class Control {
     const machine = this.#machine;
     const already = this.#view(snapshot)?.state !== 'attached';
     const detaching = machine.open.detachSnapshot(snapshot.name);
-    const refused = (error: EngineError): boolean => already || machine.excused(error);
+    const refused = (error: EngineError): boolean => already || this.#excused(error, snapshot);
     machine.follow(this.#flight(`detach ${snapshot.name}`), detaching, () => {}, refused);
   }
 
@@ -141,7 +148,7 @@ export class Control {
     this.#checkPlan(snapshot, volumes, options);
     const old = model.find(UNDO);
     const undo = model.beginSnapshot(UNDO, { undo: true });
-    if (old !== undefined && old !== snapshot) old.leaving = true;
+    if (old !== undefined) old.leaving = true;
     const request = model.beginRestore(snapshot, volumes);
     const restoring = machine.open.restore(snapshot.name, options);
     const flight = this.#flight(
@@ -158,7 +165,7 @@ export class Control {
       (error) => {
         model.endRequest(request, false);
         this.reconcile();
-        return machine.excused(error);
+        return this.#excused(error, snapshot);
       },
     );
   }
@@ -284,9 +291,7 @@ export class Control {
 
 /** Whether a snapshot may be gone without a word to whom it belonged. */
 function mayBeGone(machine: Machine, snapshot: SnapshotModel): boolean {
-  return (
-    snapshot.capturing || snapshot.leaving || (machine.plan.onFull === 'give-up' && machine.troubledEver)
-  );
+  return snapshot.capturing || snapshot.leaving || machine.troubledEver;
 }
 
 /**

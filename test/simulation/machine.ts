@@ -50,6 +50,7 @@ export class Machine {
   names = 0;
   #wrong: Error | undefined;
   #life = 0;
+  #snapshotsGone = false;
   #folder: SimFolder | undefined;
 
   constructor(plan: Plan, verbose: boolean) {
@@ -70,7 +71,11 @@ export class Machine {
     return {
       memoryBytes,
       copyBytesPerSecond,
-      onEvent: (event) => this.note(() => `event ${event.type}: ${event.message}`),
+      onEvent: (event) => {
+        this.note(() => `event ${event.type}: ${event.message}`);
+        if (event.type === 'snapshot.absent' || event.type === 'snapshot.given-up')
+          this.#snapshotsGone = true;
+      },
     };
   }
 
@@ -82,8 +87,21 @@ export class Machine {
 
   /** Looks at what changed by itself. */
   observe(): void {
-    if (this.group !== undefined) this.model.observe(this.group.mode ?? 'direct');
+    const mode = this.group?.mode ?? 'direct';
+    if (this.group !== undefined && mode !== this.model.mode) {
+      this.note(() => `the group is in ${mode} mode`);
+      this.model.observe(mode);
+    }
+    this.#forgetGone();
     for (const name of this.storage.failedSyncs.splice(0)) this.#syncFailed(name);
+  }
+
+  /** A snapshot may be given up for want of space (rules S5, S8), and for no other reason. */
+  #forgetGone(): void {
+    if (!this.#snapshotsGone || this.group === undefined) return;
+    this.#snapshotsGone = false;
+    if (!this.troubledEver) throw new Violation('4', 'a snapshot was given up, and the disks are fine');
+    this.model.forgetGone(new Set(this.group.snapshots.map((view) => view.id)));
   }
 
   #syncFailed(name: string): void {

@@ -251,6 +251,13 @@ export class Model {
     this.snapshots = this.snapshots.filter((other) => other !== snapshot);
   }
 
+  /** Snapshots that were given up, or could not be taken for want of space. */
+  forgetGone(ids: ReadonlySet<string>): void {
+    this.snapshots = this.snapshots.filter(
+      (snapshot) => snapshot.capturing || snapshot.leaving || ids.has(snapshot.id ?? ''),
+    );
+  }
+
   find(name: string): SnapshotModel | undefined {
     return this.snapshots.find((snapshot) => snapshot.name === name && !snapshot.capturing);
   }
@@ -311,6 +318,9 @@ export class Model {
       this.#decideLogged(change);
     }
     this.#readers.clear();
+    // How the next process begins says nothing about how this one ended.
+    this.#mode = 'direct';
+    this.#epoch++;
   }
 
   /**
