@@ -207,6 +207,34 @@ t.test('L6: a failed write is the end too; what is there can still be read', asy
   await log.close();
 });
 
+t.test(
+  'L6: what a failed sync left with the kernel, and not on the disk, is not taken for durable',
+  async (t) => {
+    for (let seed = 1; seed <= 20; seed++) {
+      const bench = await LogBench.make({ random: new Random(seed) });
+      bench.folder.faults.lostOnFailedSync = true;
+      const log = await bench.openForWriting();
+      append(log, 5000);
+      await log.sync();
+      bench.folder.faults.decide = (operation) => (operation === 'sync' ? 'EIO' : undefined);
+      for (let count = 0; count < 5; count++) {
+        append(log, 50, count);
+        log.writeOut();
+      }
+      await t.rejects(log.sync(), { code: 'disk' });
+      bench.folder.faults.decide = undefined;
+      await bench.kill();
+      // Another process reads what the kernel has, and says that it is durable.
+      const { log: second } = await bench.open();
+      const { durableLsn } = second;
+      bench.folder.crash();
+      const { log: third } = await bench.open();
+      t.equal(third.durableLsn, durableLsn, `seed ${seed}`);
+      await third.close();
+    }
+  },
+);
+
 t.test('close tells of a failure that it meets, and closes all the same', async (t) => {
   const bench = await LogBench.make();
   const log = await bench.openForWriting();

@@ -235,6 +235,31 @@ t.test('batches wrap at any place of the ring', async (t) => {
   }
 });
 
+t.test('superblocks: the bytes are those of the table', async (t) => {
+  const bench = await LogBench.make({ firstLsn: 2 ** 44 });
+  const log = await bench.openForWriting(2 ** 44);
+  const { endLsn } = append(log, 3000);
+  await log.sync();
+  await log.free(endLsn);
+  append(log, 3000);
+  await log.close();
+  const disk = await bench.folder.open('log.ring');
+  const bytes = Buffer.alloc(8192);
+  await disk.read(bytes, 0, 8192, 0);
+  t.ok(bytes.subarray(0, 4096).equals(bytes.subarray(4096)), 'both slots say the same');
+  t.equal(bytes.readUInt32LE(0), crc32(bytes.subarray(4, 512)));
+  t.equal(bytes.readUInt32LE(4), 1);
+  t.equal(bytes.toString('latin1', 8, 16), 'TDMKLOG\0');
+  t.equal(bytes.readBigUInt64LE(16), 4n, 'created, allocated, freed, closed');
+  t.equal(bytes.toString('hex', 24, 40), GROUP_ID.replaceAll('-', ''));
+  t.equal(bytes.readBigUInt64LE(40), 256n * 1024n);
+  t.same([bytes.readUInt32LE(48), bytes.readUInt32LE(52)], [1, 1]);
+  t.equal(bytes.readBigUInt64LE(56), BigInt(endLsn));
+  t.equal(bytes.readBigUInt64LE(64), BigInt(log.endLsn));
+  t.equal(bytes.readUInt32LE(72), bench.sector(2 ** 44)?.readUInt32LE(0), 'the checksum of the first batch');
+  t.equal(bytes.readUInt32LE(76), 0);
+});
+
 t.test('superblocks: one damaged is told, and the other holds; both are refused', async (t) => {
   const bench = await LogBench.make();
   const log = await bench.openForWriting();
