@@ -30,7 +30,7 @@ export function isCode(error: unknown, code: EngineError['code']): error is Engi
   return error instanceof EngineError && error.code === code;
 }
 
-/** Opens a file that the user named; undefined when it is not there, and can be made. `hint` says what to do when it cannot. */
+/** Opens a file that the user named; undefined when it is not there, and can be made. */
 export async function openNamed(folder: DiskFolder, path: string): Promise<Disk | undefined> {
   try {
     return await folder.openOutside(path);
@@ -90,31 +90,4 @@ export async function clearAway(folder: DiskFolder, record: GroupRecord): Promis
   }
   await folder.remove(LOG_NAME);
   await folder.remove(RECORD_NAME);
-}
-
-/**
- * Removes what snapshots and restores left behind that the record does not know: a crash came between a file and the record that names it. Before
- * anything else is opened. A file of a kind that the record has no list for stays as long as its owner is known.
- */
-export async function clearStrays(folder: DiskFolder, record: GroupRecord): Promise<void> {
-  const known = new Set<string>();
-  const kinds = new Map<string, Readonly<Record<string, readonly string[]>>>();
-  for (const node of record.nodes) {
-    known.add(node.id);
-    if (node.kind === 'snapshot')
-      kinds.set(node.id, { preserved: node.stores, modified: node.written, copied: node.copied });
-  }
-  for (const { id, changedId, stores, written, refresh } of record.detached) {
-    for (const owner of [id, changedId, ...(refresh === undefined ? [] : [refresh.id, refresh.layerId])])
-      known.add(owner);
-    kinds.set(id, { preserved: [], modified: written, copied: stores });
-  }
-  for (const name of await folder.list()) {
-    if (!CHAIN_FILE.test(name)) continue;
-    const [, owner = '', file = ''] = name.split('/');
-    const dot = file.lastIndexOf('.');
-    const volumes = kinds.get(owner)?.[file.slice(dot + 1)];
-    const stays = known.has(owner) && (volumes === undefined || volumes.includes(file.slice(0, dot)));
-    if (!stays) await folder.remove(name);
-  }
 }

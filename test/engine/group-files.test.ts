@@ -4,8 +4,7 @@ import type { DiskFolder } from '../../engine/disk/disk.ts';
 import { FileFolder } from '../../engine/disk/file-folder.ts';
 import { GROUP_RECORD_MAGIC, groupRecordHeaderLayout, seal } from '../../engine/formats.ts';
 import { createGroup, destroyGroup, type OpenGroup, openGroup } from '../../engine/group-files.ts';
-import { clearStrays } from '../../engine/group-folder.ts';
-import { GROUP_RECORD_FILE_BYTES, type GroupRecord } from '../../engine/group-record.ts';
+import { GROUP_RECORD_FILE_BYTES } from '../../engine/group-record.ts';
 import { checkLogSize, type GroupSpec, minLogBytes } from '../../engine/group-spec.ts';
 import { Log, MIN_LOG_BYTES } from '../../engine/log/log.ts';
 import { maxEncodedBytes } from '../../engine/map/map-runs.ts';
@@ -153,8 +152,6 @@ t.test('a blank file of the user is blank again when creation fails', async (t) 
   }
 });
 
-const uuid = (number: number): string => `01234567-89ab-cdef-0123-${number.toString(16).padStart(12, '0')}`;
-
 /** Turns a group into one that version 1 made. */
 async function outdate(folder: DiskFolder): Promise<void> {
   const group = await openGroup(folder, clock);
@@ -209,54 +206,23 @@ t.test('a group of version 1 gets its log when it is opened, whatever cuts that 
   }
 });
 
-t.test('what no record names is cleared away, and nothing else', async (t) => {
-  const folder = newFolder();
-  const group = await createGroup(folder, spec, clock);
-  const snapshot = { kind: 'snapshot', createdAt: '', local: false, detaching: true, lsn: 1 } as const;
-  const record: GroupRecord = {
-    ...group.record,
-    nodes: [
-      { ...snapshot, id: uuid(1), name: 'x', stores: ['a'], written: [], copied: ['b'] },
-      { kind: 'restore', id: uuid(2), lsn: 2, sourceId: uuid(1), volumes: ['a'] },
-    ],
-    detached: [
-      {
-        id: uuid(3),
-        name: 'y',
-        lsn: 1,
-        createdAt: '',
-        local: false,
-        changedId: uuid(4),
-        stores: ['a'],
-        written: ['b'],
-      },
-    ],
-  };
-  const keep = [
-    `snapshots/${uuid(1)}/a.preserved`,
-    `snapshots/${uuid(1)}/b.copied`,
-    `snapshots/${uuid(1)}/b.changed`,
-    `snapshots/${uuid(3)}/a.copied`,
-    `snapshots/${uuid(3)}/b.modified`,
-    `snapshots/${uuid(4)}/a.changed`,
-    `restores/${uuid(2)}/a.map`,
-  ];
-  const stray = [
-    `snapshots/${uuid(1)}/b.preserved`,
-    `snapshots/${uuid(1)}/a.modified`,
-    `snapshots/${uuid(3)}/a.preserved`,
-    `snapshots/${uuid(9)}/a.changed`,
-    `restores/${uuid(9)}/a.map`,
-    'snapshots/odd',
-  ];
-  const before = await folder.list();
-  for (const name of [...keep, ...stray]) await (await folder.create(name, 512)).close();
-  await clearStrays(folder, record);
-  t.same(await folder.list(), [...before, ...keep].sort());
-  await closeAll(group);
-  await destroyGroup(folder);
-  t.same(await folder.list(), [], 'and a group takes all of it along');
-});
+t.test(
+  'a group takes along what its snapshots and restores keep, and leaves what is not its own',
+  async (t) => {
+    const folder = newFolder();
+    await closeAll(await createGroup(folder, spec, clock));
+    for (const name of ['snapshots/1/a.preserved', 'snapshots/1/b.changed-2', 'restores/3/a.map', 'notes'])
+      await (await folder.create(name, 512)).close();
+    await destroyGroup(folder);
+    t.same(await folder.list(), ['notes']);
+    await (await folder.create('snapshots/1/a.preserved', 512)).close();
+    const refused = createGroup(folder, spec, clock);
+    await t.rejects(refused, {
+      code: 'corrupt',
+      message: /snapshots\/1\/a\.preserved.*without an intact record/,
+    });
+  },
+);
 
 t.test('a real folder: made, opened, removed', async (t) => {
   const folder = await FileFolder.open(join(t.testdir(), 'group'));
