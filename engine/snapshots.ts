@@ -109,6 +109,7 @@ export class Snapshots {
     const detached = snapshot.kind === 'detached';
     const inChain = !detached && snapshot.detaching ? 'detaching' : 'attached';
     const alone = detached && snapshot.refresh !== undefined ? 'refreshing' : 'detached';
+    const figures = () => this.#figures(snapshot);
     return {
       id: snapshot.id,
       name: snapshot.name ?? '',
@@ -117,12 +118,19 @@ export class Snapshots {
       local: snapshot.local,
       undoOf: detached ? undefined : snapshot.undoOf,
       state: detached ? alone : inChain,
-      volumes: this.#state.volumes.map((volume) => ({
-        name: volume.name,
-        preservedRegions: changedSince(this.#state, volume, snapshot).count,
-        modifiedRegions: snapshot.parts[volume.index]?.modified?.map.count ?? 0,
-      })),
+      // Counted when somebody looks: who only wants names asks often, and must not wait for maps.
+      get volumes() {
+        return figures();
+      },
     };
+  }
+
+  #figures(snapshot: Snapshot): SnapshotView['volumes'] {
+    return this.#state.volumes.map((volume) => ({
+      name: volume.name,
+      preservedRegions: changedSince(this.#state, volume, snapshot).count,
+      modifiedRegions: snapshot.parts[volume.index]?.modified?.map.count ?? 0,
+    }));
   }
 
   /** The device of a volume as a snapshot shows it; undefined when there is none. */

@@ -105,10 +105,9 @@ function sameSnapshot(group: ExportedGroup, wanted: SnapshotView | undefined): s
   const now = wanted && group.snapshots.find((snapshot) => snapshot.id === wanted.id);
   if (wanted !== undefined && now !== undefined && now.lsn === wanted.lsn) return now.name;
   const what = wanted === undefined ? 'a snapshot' : `snapshot ${wanted.name}`;
-  const how = now === undefined ? 'deleted' : 'refreshed';
   throw new EngineError(
     'unavailable',
-    `${what} of group ${group.name} was ${how} since this session began: connect again`,
+    `${what} of group ${group.name} was deleted or refreshed since this session began: connect again`,
     { errno: 'EIO' },
   );
 }

@@ -66,7 +66,9 @@ export class ServedExport implements ExportInfo {
   /** `name`, or what has become of it: a snapshot may have been renamed since. */
   get presentName(): string {
     const { group, volume, snapshot } = this.image;
-    const now = snapshot && group.snapshots.find((each) => each.id === snapshot.id);
+    const isThis = (name: string): boolean => group.snapshotVolume(name, volume) === this.device;
+    if (snapshot === undefined || isThis(snapshot.name)) return this.name;
+    const now = group.snapshots.find((each) => isThis(each.name));
     return now === undefined ? this.name : exportNameOf(group.name, volume, now.name);
   }
 
@@ -104,8 +106,9 @@ export class Exports implements ExportDirectory {
         yield new ServedExport({ group, volume, snapshot: undefined }, device, false);
     }
     for (const group of this.#groups.values()) {
+      const { snapshots } = group;
       for (const volume of group.volumes.keys()) {
-        for (const snapshot of group.snapshots) {
+        for (const snapshot of snapshots) {
           const served = servedSnapshot(group, volume, snapshot, false);
           if (served !== undefined) yield served;
         }

@@ -11,11 +11,12 @@ import { explainErrno } from '../engine/disk/disk-error.ts';
 import { EngineError, errnoOf } from '../engine/errors.ts';
 import { Group, type GroupOptions } from '../engine/group.ts';
 import type { GroupSpec } from '../engine/group-spec.ts';
+import type { GroupEvent } from '../engine/group-state.ts';
 import { checkName } from '../engine/names.ts';
 import type { GroupLimits } from './config.ts';
 import { syncFolder } from './durable-file.ts';
 import type { EventLog } from './events.ts';
-import { controlOf, type GroupControl, type GroupEvent } from './group-control.ts';
+import type { GroupControl } from './group-control.ts';
 import type { Logger } from './logger.ts';
 import { refuseInside } from './outside-file.ts';
 
@@ -98,9 +99,7 @@ export class GroupStore {
       try {
         const folder = await this.#options.openFolder(path);
         await this.#refuseFilesOfOurs(spec);
-        group = controlOf(
-          await Group.create(folder, spec, this.#options.clock, this.#groupOptions(spec.name)),
-        );
+        group = await Group.create(folder, spec, this.#options.clock, this.#groupOptions(spec.name));
       } catch (error) {
         // The engine has removed what it made. What else is there is somebody's, and stays.
         await removeEmptyFolders(path);
@@ -168,9 +167,7 @@ export class GroupStore {
   async #openOne(name: string): Promise<void> {
     const { clock, events, logger, openFolder } = this.#options;
     try {
-      const group = controlOf(
-        await Group.open(await openFolder(this.#pathOf(name)), clock, this.#groupOptions(name)),
-      );
+      const group = await Group.open(await openFolder(this.#pathOf(name)), clock, this.#groupOptions(name));
       if (group.name !== name) {
         await group.close();
         throw new EngineError(

@@ -60,6 +60,23 @@ const GROUP_FIGURES: readonly {
   },
 ];
 
+const GROUP_COUNTERS: readonly {
+  readonly name: string;
+  readonly help: string;
+  readonly read: (counters: NonNullable<GroupStatus['counters']>) => number;
+}[] = [
+  {
+    name: 'tidemark_regions_preserved_total',
+    help: 'Regions copied to a snapshot before they were overwritten.',
+    read: (counters) => counters.regionsPreserved,
+  },
+  {
+    name: 'tidemark_regions_restored_total',
+    help: 'Regions copied by restores.',
+    read: (counters) => counters.regionsRestored,
+  },
+];
+
 function restoring(group: GroupStatus, figure: 'done' | 'total'): number {
   const restores = group.operations.filter((operation) => operation.kind === 'restore');
   return restores.reduce((sum, operation) => sum + operation[figure], 0);
@@ -99,6 +116,7 @@ export class Metrics {
       'tidemark_volume_preserved_regions',
       'Regions of a volume changed since its oldest snapshot.',
     );
+    for (const { name, help, read } of GROUP_COUNTERS) this.#groupCounter(name, help, read);
     this.#groupGauges = GROUP_FIGURES.map(({ name, help, read }) => ({
       gauge: new Gauge({ name, help, labelNames: ['group'], registers: [this.#registry] }),
       read,
@@ -193,6 +211,20 @@ export class Metrics {
       collect: () => {
         counter.reset();
         counter.inc(read());
+      },
+    });
+  }
+
+  #groupCounter(name: string, help: string, read: (typeof GROUP_COUNTERS)[number]['read']): void {
+    const counter: Counter<'group'> = new Counter({
+      name,
+      help,
+      labelNames: ['group'],
+      registers: [this.#registry],
+      collect: () => {
+        counter.reset();
+        for (const group of this.#source.groups())
+          if (group.counters !== null) counter.inc({ group: group.name }, read(group.counters));
       },
     });
   }

@@ -105,9 +105,10 @@ export class SnapshotService implements SnapshotControl {
 
   async restore(groupName: string, name: string, request: RestoreRequest): Promise<RestoreView> {
     const group = this.#groupToChange(groupName);
-    requireSnapshot(group, name);
+    const snapshot = requireSnapshot(group, name);
     const option = volumeOption(group, request.volume);
-    const volumes = request.volume === undefined ? [...group.volumes.keys()] : [request.volume];
+    const all = snapshot.undoOf ?? [...group.volumes.keys()];
+    const volumes = request.volume === undefined ? all : [request.volume];
     const guarded = {
       exportNames: volumes.map((volume) => exportNameOf(group.name, volume)),
       what: `restoring ${group.name}@${name}`,

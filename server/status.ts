@@ -33,6 +33,7 @@ export function groupStatusOf(
     failure: group.failure ?? null,
     stall: group.stall ?? null,
     log: logStatusOf(group),
+    counters: { ...group.counters },
     volumes: [...group.volumes.values()].map((volume): VolumeStatus => {
       return {
         name: volume.name,
@@ -114,6 +115,7 @@ export function failedGroupStatus(name: string, reason: string): GroupStatus {
     failure: null,
     stall: null,
     log: null,
+    counters: null,
     volumes: [],
     snapshots: [],
     operations: [],

@@ -51,6 +51,12 @@ export const GroupStatus = Type.Object({
   failure: nullable(Type.String({ description: 'why it takes no more writes' })),
   stall: nullable(Type.String({ description: 'why what is logged is not applied: a full disk, …' })),
   log: nullable(LogStatus),
+  counters: nullable(
+    Type.Object(
+      { regionsPreserved: Count, regionsRestored: Count },
+      { description: 'regions copied before they were overwritten, and by restores, since the node started' },
+    ),
+  ),
   volumes: Type.Array(VolumeStatus),
   snapshots: Type.Array(SnapshotStatus, { description: 'oldest first' }),
   operations: Type.Array(OperationStatus),

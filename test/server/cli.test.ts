@@ -308,6 +308,7 @@ t.test('what failed stands out in the status', async (t) => {
     failure: null,
     stall: null,
     log: null,
+    counters: null,
     volumes: [],
     snapshots: [],
     operations: [],

@@ -2,12 +2,18 @@
 import t from 'tap';
 import * as nbd from '../../protocol/constants.ts';
 import { MAX_OPTIONS_PER_HANDSHAKE, MAX_PAYLOAD_BYTES } from '../../protocol/limits.ts';
-import { controlOf } from '../../server/group-control.ts';
+import type { ExportedGroup } from '../../server/group-control.ts';
 import { LARGE_REQUEST_BYTES } from '../../server/limits.ts';
 import { exportNameHandshake, RawSession, requestBytes } from '../fixtures/raw-session.ts';
 import { startTestServer, until } from '../fixtures/test-server.ts';
 
 const MIB = 1024 * 1024;
+
+/** The group by another name. */
+function named(group: ExportedGroup, name: string): ExportedGroup {
+  const { role, volumes, snapshots } = group;
+  return { name, role, volumes, snapshots, snapshotVolume: () => undefined, changedRuns: () => [] };
+}
 
 t.test('a session, byte by byte and all at once', async (t) => {
   const server = await startTestServer(t);
@@ -181,7 +187,7 @@ t.test('a client that asks in its handshake and takes no answer is closed', asyn
   const server = await startTestServer(t, { limits: { handshakeTimeoutMs: 600_000 } });
   for (let number = 0; number < 40; number += 1) {
     const name = `${'n'.repeat(60)}${number}`;
-    server.exports.add(controlOf({ name, role: 'primary', volumes: server.group.volumes }));
+    server.exports.add(named(server.group, name));
   }
   const socket = await server.rawSocket();
   socket.pause();
@@ -232,7 +238,7 @@ t.test('the default export is the only one, or none', async (t) => {
   const server = await startTestServer(t);
   t.equal(server.exports.find('')?.name, 'g/v');
   const other = await startTestServer(t);
-  server.exports.add(controlOf({ name: 'h', role: 'primary', volumes: other.group.volumes }));
+  server.exports.add(named(other.group, 'h'));
   t.equal(server.exports.find(''), undefined);
   server.exports.remove('h');
   t.equal(server.exports.find('')?.name, 'g/v');
