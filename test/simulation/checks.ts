@@ -119,11 +119,14 @@ function checkAgainstVolume(machine: Machine, snapshot: SnapshotModel, volume: n
   const { model } = machine;
   const touchedAt = model.touchedAt[volume] ?? new Int32Array();
   const changed = changedRegions(machine, volume, nameNow(machine, snapshot), undefined);
+  const view = machine.open.snapshots.find((one) => one.id === snapshot.id);
+  const since = view?.state === 'refreshing' ? snapshot.looseSince : snapshot.issuedAt;
   for (let region = 0; region < changed.length; region++) {
     const what = `region ${region} of v${volume} against ${snapshot.name}`;
     if (changed[region] === 0 && differs(model.volume(volume), snapshot.image(volume), region))
       throw new Violation('5 (sound)', `${what} differs, and is not in the map`);
-    if (changed[region] === 1 && !snapshot.mayDiffer(volume, region, touchedAt))
+    const may = snapshot.mayDiffer(volume, region, touchedAt) || (touchedAt[region] ?? 0) >= since;
+    if (changed[region] === 1 && !may)
       throw new Violation('5 (tight)', `${what} was never touched, and is in the map`);
   }
 }
@@ -143,7 +146,7 @@ function checkPair(machine: Machine, older: SnapshotModel, newer: SnapshotModel,
       newer.touchedSince(older, volume, region) ||
       older.modified(volume, region) ||
       newer.modified(volume, region) ||
-      (detached && (touchedAt[region] ?? 0) >= older.issuedAt);
+      (detached && (touchedAt[region] ?? 0) >= Math.min(older.looseSince, newer.looseSince));
     if (changed[region] === 1 && !may)
       throw new Violation('5 (tight)', `${what} was never touched, and is in the map`);
   }

@@ -113,7 +113,11 @@ export class Control {
     if (!(await this.#quiet(snapshot))) return;
     const refuses = snapshot.written && !force;
     const before = this.#view(snapshot)?.state;
-    const fresh = machine.model.beginSnapshot(snapshot.name, { undo: snapshot.undo, local: snapshot.local });
+    const fresh = machine.model.beginSnapshot(snapshot.name, {
+      undo: snapshot.undo,
+      local: snapshot.local,
+      instead: snapshot,
+    });
     snapshot.leaving = true;
     const flight = this.#flight(`refresh ${snapshot.name}${force ? ' by force' : ''}`);
     const done = (view: SimSnapshotView): void => {
@@ -187,6 +191,8 @@ export class Control {
   reconcile(): void {
     const machine = this.#machine;
     if (machine.group === undefined) return;
+    // A log that failed may hold the record even so: the next process finds out.
+    if (machine.group.failure !== undefined) return;
     matchSnapshots(machine, machine.group.snapshots);
   }
 
@@ -256,7 +262,8 @@ export class Control {
     this.#refused('a second opening', () => groups.open(folder, clock, {}), ['in-use']);
     this.#refused('a group over another', () => groups.create(folder, spec, clock, {}), ['in-use', 'exists']);
     if (!supported('createSnapshot')) return;
-    const [existing] = group.snapshots;
+    // A name that is being taken away may be free already.
+    const [existing] = machine.controlBusy ? [] : group.snapshots;
     this.#refused('a snapshot with a name that cannot be', () => group.createSnapshot('a/b'), ['invalid']);
     this.#refused("a snapshot with the undo's name", () => group.createSnapshot(UNDO), ['invalid']);
     if (existing !== undefined && existing.name !== UNDO)

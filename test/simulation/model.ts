@@ -38,6 +38,8 @@ export class Model {
   durableUpTo = 0;
   #mode: Mode = 'direct';
   #epoch = 0;
+  /** The process has died, and what it left has not been looked at. */
+  #dead = false;
   readonly #epochs = new Map<Change, number>();
   readonly #readers = new Set<Reader>();
   #requests = 0;
@@ -75,7 +77,7 @@ export class Model {
     this.#mode = mode;
     this.#epoch++;
     // Direct mode is entered with an empty log: all of it is in the volumes, for good (rule L4).
-    if (mode === 'direct') this.#makeDurable((change) => change.logged && change.acknowledged);
+    if (mode === 'direct' && !this.#dead) this.#makeDurable((change) => change.logged && change.acknowledged);
   }
 
   reader(): Reader {
@@ -230,13 +232,17 @@ export class Model {
   // Snapshots.
 
   /** A snapshot record is asked for: its place in the order lies between now and its acknowledgement. */
-  beginSnapshot(name: string, options: { undo?: boolean; local?: boolean } = {}): SnapshotModel {
+  beginSnapshot(
+    name: string,
+    options: { undo?: boolean; local?: boolean; instead?: SnapshotModel } = {},
+  ): SnapshotModel {
     this.now++;
     const snapshot = new SnapshotModel(name, this.now, this.volumes, {
       regionCells: this.regionCells,
       undo: options.undo ?? false,
       local: options.local ?? false,
     });
+    snapshot.looseSince = Math.min(snapshot.issuedAt, options.instead?.looseSince ?? snapshot.issuedAt);
     this.snapshots.push(snapshot);
     return snapshot;
   }
@@ -321,6 +327,7 @@ export class Model {
     // How the next process begins says nothing about how this one ended.
     this.#mode = 'direct';
     this.#epoch++;
+    this.#dead = true;
   }
 
   /**
@@ -346,6 +353,7 @@ export class Model {
     for (const { image, values } of found) this.#adopt(image, values, killed, seen);
     this.#mode = mode;
     this.#epoch++;
+    this.#dead = false;
   }
 
   /** What is found after a crash is how it was decided. */

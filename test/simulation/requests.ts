@@ -231,8 +231,8 @@ export class Requests {
       );
   }
 
-  /** All of a device, whatever it shows: after a crash, before anybody writes. */
-  async readRaw(target: Target): Promise<Int32Array> {
+  /** All of a device, whatever it shows: after a crash, before anybody writes. Undefined when it is gone. */
+  async readRaw(target: Target): Promise<Int32Array | undefined> {
     const bytes = Buffer.alloc(target.image.cells.length * CELL_BYTES, SCRIBBLE);
     for (;;) {
       try {
@@ -240,6 +240,8 @@ export class Requests {
         return cellsOf(bytes);
       } catch (error) {
         this.#excuse(`read ${target.image.name}`, target, error);
+        const { snapshot } = target;
+        if (snapshot !== undefined && !this.#machine.model.snapshots.includes(snapshot)) return undefined;
         await this.#machine.scheduler.clock().turn();
       }
     }

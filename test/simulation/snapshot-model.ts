@@ -9,6 +9,8 @@ export class SnapshotModel {
   readonly images: Image[];
   issuedAt: number;
   takenAt = NEVER;
+  /** When what it is a refresh of was taken: the maps of a detached one reach back to that. */
+  looseSince: number;
   /** Its place in the order is not known yet: what happens now may be in it or not. */
   capturing = true;
   readonly undo: boolean;
@@ -36,6 +38,7 @@ export class SnapshotModel {
     this.name = name;
     this.#regionCells = options.regionCells;
     this.issuedAt = issuedAt;
+    this.looseSince = issuedAt;
     this.undo = options.undo;
     this.local = options.local;
     this.change = settledChange(`taken as ${name}`, issuedAt);

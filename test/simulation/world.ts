@@ -276,14 +276,20 @@ export class World {
     const death: Death = machine.death ?? 'killed';
     if (supported('createSnapshot')) matchSnapshots(machine, machine.open.snapshots);
     const volumes: Int32Array[] = [];
-    for (let volume = 0; volume < model.volumes.length; volume++)
-      volumes.push(await this.#requests.readRaw(volumeTarget(machine, volume)));
+    for (let volume = 0; volume < model.volumes.length; volume++) {
+      const seen = await this.#requests.readRaw(volumeTarget(machine, volume));
+      if (seen !== undefined) volumes.push(seen);
+    }
     model.recovered(death, volumes, machine.open.mode ?? 'direct');
     for (const snapshot of model.snapshots) {
       const values: Int32Array[] = [];
-      for (let volume = 0; volume < model.volumes.length; volume++)
-        values.push(await this.#requests.readRaw(snapshotTarget(machine, snapshot, volume)));
-      model.snapshotRecovered(death, snapshot, values);
+      for (let volume = 0; volume < model.volumes.length; volume++) {
+        // It may be given up while it is looked at.
+        if (!model.snapshots.includes(snapshot)) break;
+        const seen = await this.#requests.readRaw(snapshotTarget(machine, snapshot, volume));
+        if (seen !== undefined) values.push(seen);
+      }
+      if (values.length === model.volumes.length) model.snapshotRecovered(death, snapshot, values);
     }
     machine.death = undefined;
     checkMaps(machine);
