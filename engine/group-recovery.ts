@@ -224,10 +224,18 @@ async function removeLeftovers(state: GroupState, effects: ControlEffects): Prom
   ]);
   for (const name of await state.folder.list()) {
     const [, id] = /^(?:snapshots|restores)\/([^/]+)\//.exec(name) ?? [];
-    if (id === undefined || known.has(id) || effects.byId(id) !== undefined) continue;
+    if (id === undefined) continue;
+    if ((known.has(id) || effects.byId(id) !== undefined) && !isOldMap(state, id, name)) continue;
     // It takes room, and nothing else: the next start tries again.
     await state.folder.remove(name).catch(() => {});
   }
+}
+
+/** A map of a detached snapshot that a refresh has replaced. */
+function isOldMap(state: GroupState, id: string, name: string): boolean {
+  const [, epoch] = /\.(?:changed|refresh)-([^/]+)$/.exec(name) ?? [];
+  const snapshot = state.detached.find((candidate) => candidate.id === id);
+  return epoch !== undefined && (snapshot === undefined || snapshot.epoch !== epoch);
 }
 
 /** Closes the files of snapshots and restores. */

@@ -76,6 +76,8 @@ export class GroupState {
   readonly lane = turnstile(1);
   /** Called when a volume's sync has failed: what was written since the checkpoint is to be written again (rule L6). */
   onVolumeLost: () => void = () => {};
+  /** Syncs of volumes under way. */
+  #syncing: Promise<void> = Promise.resolve();
   #record: GroupRecord;
   readonly #recordFile: GroupRecordFile;
 
@@ -160,16 +162,28 @@ export class GroupState {
     return this.volumes.filter((volume) => parts[volume.index] !== undefined).map((volume) => volume.name);
   }
 
-  /** Syncs the volumes that were written. A failed sync means that the log has to be applied again from the checkpoint (rule L6). In the lane. */
+  /**
+   * Syncs the volumes that were written before the call, and waits for what others sync. A failed sync means that the log has to be applied again
+   * from the checkpoint (rule L6). Called between two steps of the lane, or inside one.
+   */
   async syncVolumes(): Promise<void> {
-    const unsynced = this.volumes.filter((volume) => volume.unsynced);
-    const results = await Promise.allSettled(unsynced.map((volume) => volume.disk.sync()));
+    const before = this.#syncing;
+    // What is written from here on is of the next sync.
+    const due = this.volumes.filter((volume) => volume.unsynced);
+    for (const volume of due) volume.unsynced = false;
+    const sync = this.#syncAll(due);
+    this.#syncing = Promise.all([before.catch(() => {}), sync.catch(() => {})]).then(() => {});
+    await before;
+    await sync;
+  }
+
+  async #syncAll(volumes: readonly GroupVolume[]): Promise<void> {
+    const results = await Promise.allSettled(volumes.map((volume) => volume.disk.sync()));
     const failed = results.find((result) => result.status === 'rejected');
-    if (failed !== undefined) {
-      this.onVolumeLost();
-      throw failed.reason;
-    }
-    for (const volume of unsynced) volume.unsynced = false;
+    if (failed === undefined) return;
+    for (const volume of volumes) volume.unsynced = true;
+    this.onVolumeLost();
+    throw failed.reason;
   }
 
   /** Marks regions as written since the volume's creation, before they are. */

@@ -122,7 +122,13 @@ export class Group {
   ): Promise<Group> {
     const { firstLsn } = options;
     const opened = await createGroup(folder, spec, clock, firstLsn === undefined ? {} : { firstLsn });
-    return await Group.#begin(folder, opened, clock, options);
+    try {
+      return await Group.#begin(folder, opened, clock, options);
+    } catch (error) {
+      // All or nothing: the error is the one to tell, whatever becomes of this.
+      await destroyGroup(folder).catch(() => {});
+      throw error;
+    }
   }
 
   /**
@@ -257,6 +263,7 @@ export class Group {
     const stuck = () => this.failure !== undefined || this.stall !== undefined || this.#closing !== undefined;
     while (!stuck()) {
       await this.#state.log.sync().catch(() => {});
+      this.#applier.hurry();
       await this.#changes.until(() => this.#applier.isCaughtUp || stuck());
       if (stuck()) return;
       await this.#state.lane(() => this.#applier.checkpoint()).catch(() => {});
@@ -287,6 +294,7 @@ export class Group {
     this.#path.close();
     await this.#background.close();
     if (isWorking()) await step(() => this.#state.log.sync());
+    this.#applier.hurry();
     await this.#changes.until(() => this.#applier.isCaughtUp || !isWorking());
     await this.#applier.close();
     if (isWorking()) {
@@ -375,6 +383,7 @@ export class Group {
   }
 
   async #applied(lsn: Lsn): Promise<void> {
+    this.#applier.hurry();
     await this.#changes.until(
       () => this.#applier.appliedLsn > lsn || this.failure !== undefined || this.#closing !== undefined,
     );
@@ -387,6 +396,7 @@ export class Group {
     const { log } = this.#state;
     const drain = async (): Promise<void> => {
       await log.sync();
+      this.#applier.hurry();
       await this.#changes.until(
         () => this.#applier.isCaughtUp || this.stall !== undefined || this.failure !== undefined,
       );

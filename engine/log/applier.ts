@@ -23,13 +23,23 @@ import { bringForward } from '../snapshot/materialise.ts';
 import { preserve } from '../snapshot/preserve.ts';
 import { LOG_SECTOR_BYTES, type Lsn, MIB, type RegionIndex } from '../units.ts';
 import type { LogBatch, LogRecord } from './record.ts';
+import { inVolumeOrder, type Piece } from './unit-order.ts';
 
 /** A unit has at most so many bytes of zeroes and payload, or one batch: that long others wait for the lane. */
 const UNIT_BYTES = 16 * MIB;
-/** … and touches about so many regions: each may have to be preserved. */
+/** … and touches about so many regions that have to be copied first. */
 const UNIT_REGIONS = 512;
-/** A checkpoint at the latest after so many bytes of log, or a quarter of the ring; or so long after the last unit. */
-const CHECKPOINT_BYTES = 64 * MIB;
+/**
+ * It is worth waiting for more, because a large unit is sorted, and what was written twice is applied once: until there are so many bytes of log,
+ * or for so long, or until somebody waits for what is logged to be applied.
+ */
+const PATIENCE_BYTES = 8 * MIB;
+const PATIENCE_MS = 50;
+/**
+ * A checkpoint at the latest after so many bytes of log, or a quarter of the ring; or so long after the last unit. The more writes it covers, the
+ * fewer pages are written twice; after a crash so much is applied again.
+ */
+const CHECKPOINT_BYTES = 256 * MIB;
 const CHECKPOINT_IDLE_MS = 1000;
 /** Log space is freed when so large a share of the ring can be, or when writers wait. */
 const FREE_SHARE = 1 / 8;
@@ -57,11 +67,6 @@ export interface ApplierHooks {
   readonly checkpointed: () => void;
 }
 
-interface Piece {
-  readonly record: LogRecord;
-  readonly bytes: Buffer;
-}
-
 export class Applier {
   readonly #state: GroupState;
   readonly #hooks: ApplierHooks;
@@ -80,13 +85,18 @@ export class Applier {
   #closing = false;
   #running: Promise<void> | undefined;
   #freeing: Promise<void> | undefined;
+  #checkpointing: Promise<void> | undefined;
+  /** A volume's sync has failed since the last step. */
+  #lost = false;
   #paused = 0;
+  #hurry = false;
+  #patience: Timer | undefined;
 
   constructor(state: GroupState, hooks: ApplierHooks) {
     this.#state = state;
     this.#hooks = hooks;
     this.#appliedLsn = state.checkpointLsn;
-    state.onVolumeLost = () => this.#rewind();
+    state.onVolumeLost = () => this.#volumeLost();
     state.log.onDurable = () => this.poke();
   }
 
@@ -132,6 +142,12 @@ export class Applier {
     wake?.();
   }
 
+  /** Somebody waits: what is logged by now is applied without waiting for more. */
+  hurry(): void {
+    this.#hurry = this.#queue.length > 0;
+    if (this.#hurry) this.poke();
+  }
+
   /** Space was freed, or the like: a stalled applier tries again at once. */
   retryNow(): void {
     this.#retry?.cancel();
@@ -144,8 +160,10 @@ export class Applier {
     this.#closing = true;
     this.#idle?.cancel();
     this.#retry?.cancel();
+    this.#patience?.cancel();
     this.poke();
     await this.#running;
+    await this.#checkpointing;
     await this.#freeing;
   }
 
@@ -173,13 +191,15 @@ export class Applier {
   /** Applies one unit or control record, or makes a checkpoint that is due. False when there is nothing to do now. */
   async #step(): Promise<boolean> {
     if (this.#closing || this.#paused > 0 || this.#retry !== undefined) return false;
+    this.#rewindIfLost();
     const unit = this.#nextUnit();
     const [first] = unit;
     if (first === undefined) return await this.#idleCheckpoint();
     if (first.control !== undefined) await this.#applyControl(first);
+    else if (this.#isPatient(unit)) return false;
     else {
       await this.#applyUnit(unit);
-      if (this.#checkpointIsDue()) await this.checkpoint();
+      if (this.#checkpointIsDue()) this.#checkpointAside();
     }
     return true;
   }
@@ -188,10 +208,10 @@ export class Applier {
   #nextUnit(): LogBatch[] {
     const { durableLsn } = this.#state.log;
     const unit: LogBatch[] = [];
+    const copies = new Set<string>();
     let bytes = 0;
-    let regions = 0;
     for (const batch of this.#queue) {
-      if (batch.lsn >= durableLsn || bytes > UNIT_BYTES || regions > UNIT_REGIONS) break;
+      if (batch.lsn >= durableLsn || bytes > UNIT_BYTES || copies.size > UNIT_REGIONS) break;
       if (batch.control !== undefined) {
         if (unit.length === 0) unit.push(batch);
         break;
@@ -199,10 +219,35 @@ export class Applier {
       unit.push(batch);
       for (const record of batch.records) {
         bytes += record.lengthBytes;
-        regions += Math.ceil(record.lengthBytes / this.#state.regionBytes);
+        this.#addCopies(record, copies);
       }
     }
     return unit;
+  }
+
+  /** The regions of a record that have to be copied before it is applied, as far as that can be told now. */
+  #addCopies({ volumeIndex, offsetBytes, lengthBytes }: LogRecord, copies: Set<string>): void {
+    const { chain, regionBytes } = this.#state;
+    const receiver = chain.receiver();
+    if (receiver < 0 && chain.restores.length === 0) return;
+    const last = Math.floor((offsetBytes + lengthBytes - 1) / regionBytes);
+    for (let region = Math.floor(offsetBytes / regionBytes); region <= last; region++) {
+      const kept = receiver < 0 || chain.isPreserved(volumeIndex, region, receiver, chain.nodes.length);
+      if (!kept) copies.add(`${volumeIndex} ${region}`);
+    }
+  }
+
+  /** Whether to wait for more to come before a unit of these is applied. */
+  #isPatient(unit: readonly LogBatch[]): boolean {
+    const from = unit[0]?.lsn ?? 0;
+    const bytes = ((unit.at(-1)?.endLsn ?? from) - from) * LOG_SECTOR_BYTES;
+    const all = unit.length === this.#queue.length;
+    if (!all || this.#hurry || bytes >= PATIENCE_BYTES || this.#hooks.writersWait()) return false;
+    this.#patience ??= this.#state.clock.after(PATIENCE_MS, () => {
+      this.#patience = undefined;
+      this.hurry();
+    });
+    return true;
   }
 
   async #applyUnit(unit: readonly LogBatch[]): Promise<void> {
@@ -244,16 +289,10 @@ export class Applier {
     return [...regions].sort((a, b) => a - b);
   }
 
-  /** Writes in the order of the volume, which is kinder to the disk, unless records overlap: then in the order of the log. */
   async #writeAll(volume: GroupVolume, pieces: readonly Piece[]): Promise<void> {
     volume.unsynced = true;
-    const sorted = [...pieces].sort((a, b) => a.record.offsetBytes - b.record.offsetBytes);
-    const overlap = sorted.some(({ record }, index) => {
-      const next = sorted[index + 1]?.record;
-      return next !== undefined && next.offsetBytes < record.offsetBytes + record.lengthBytes;
-    });
     let inline = 0;
-    for (const piece of overlap ? pieces : sorted) {
+    for (const piece of inVolumeOrder(pieces)) {
       const waited = await this.#write(volume, piece);
       inline = waited ? 0 : inline + 1;
       if (inline % WRITES_PER_TURN === WRITES_PER_TURN - 1) await this.#state.clock.turn();
@@ -292,10 +331,13 @@ export class Applier {
 
   /** The volumes show the unit now; who read before that has its payload until it has ended. */
   #leavePending(unit: readonly LogBatch[]): void {
+    // What was lost meanwhile comes before this unit, and then this unit again.
+    if (this.#rewindIfLost()) return;
     for (const batch of unit) {
       for (const record of batch.records) this.#state.volumes[record.volumeIndex]?.pending.remove(record);
     }
     this.#queue.splice(0, unit.length);
+    if (this.#queue.length === 0) this.#hurry = false;
     this.#retained.push(...unit);
     this.#appliedLsn = unit.at(-1)?.endLsn ?? this.#appliedLsn;
     void this.#state.readers.drained().then(() => {
@@ -315,6 +357,7 @@ export class Applier {
       throw error;
     }
     this.#queue.shift();
+    if (this.#queue.length === 0) this.#hurry = false;
     this.#appliedLsn = batch.endLsn;
     this.#retained = [];
     this.#state.log.forget(batch);
@@ -329,7 +372,7 @@ export class Applier {
   }
 
   async #idleCheckpoint(): Promise<boolean> {
-    if (this.#appliedLsn === this.#state.checkpointLsn) return false;
+    if (this.#appliedLsn === this.#state.checkpointLsn || this.#checkpointing !== undefined) return false;
     if (this.#idleDue || this.#hooks.writersWait()) {
       this.#idleDue = false;
       await this.checkpoint();
@@ -346,11 +389,31 @@ export class Applier {
   /** Makes the applied position durable. In the lane. */
   async checkpoint(): Promise<void> {
     const lsn = this.#appliedLsn;
-    if (lsn === this.#state.checkpointLsn) return;
     await this.#state.syncVolumes();
+    await this.#recordCheckpoint(lsn);
+  }
+
+  /** The same for where it is now, while the next units are applied: only the record is written in the lane. */
+  #checkpointAside(): void {
+    if (this.#checkpointing !== undefined) return;
+    const lsn = this.#appliedLsn;
+    this.#checkpointing = this.#state
+      .syncVolumes()
+      .then(() => this.#state.lane(() => this.#recordCheckpoint(lsn)))
+      // What could not be made durable is in the log still: the next checkpoint covers it, or says why not.
+      .catch(() => {})
+      .finally(() => {
+        this.#checkpointing = undefined;
+        this.poke();
+      });
+  }
+
+  /** Everything below `lsn` is in the volumes, durably, unless a sync has failed meanwhile. In the lane. */
+  async #recordCheckpoint(lsn: Lsn): Promise<void> {
+    if (this.#lost || lsn <= this.#state.checkpointLsn) return;
     await this.#hooks.flushMaps();
     await this.#state.writeRecord(lsn);
-    this.#retained = [];
+    this.#retained = this.#retained.filter((batch) => batch.endLsn > lsn);
     this.#hooks.checkpointed();
     this.#freeSoon();
   }
@@ -373,20 +436,31 @@ export class Applier {
     await log.free(checkpointLsn).catch(() => {});
   }
 
-  /** A volume may have lost what it was given since its last sync: all since the checkpoint is pending again (L6). */
-  #rewind(): void {
+  /**
+   * A volume may have lost what it was given since its last sync: all since the checkpoint is pending again (L6). Readers see that at once; the
+   * applier begins again at its next step.
+   */
+  #volumeLost(): void {
+    this.#lost = true;
     for (const volume of this.#state.volumes) {
       volume.disk.forgive();
       volume.pending.clear();
     }
-    this.#queue.unshift(...this.#retained);
-    this.#retained = [];
-    this.#appliedLsn = this.#state.checkpointLsn;
-    for (const batch of this.#queue) {
+    for (const batch of [...this.#retained, ...this.#queue]) {
       if (batch.control !== undefined)
         for (const volume of this.#state.volumes) volume.pending.nodeAppended(batch.lsn);
       for (const record of batch.records) this.#state.volumes[record.volumeIndex]?.pending.add(record);
     }
+  }
+
+  /** Whether it went back to the checkpoint. */
+  #rewindIfLost(): boolean {
+    if (!this.#lost) return false;
+    this.#lost = false;
+    this.#queue.unshift(...this.#retained);
+    this.#retained = [];
+    this.#appliedLsn = this.#state.checkpointLsn;
+    return true;
   }
 
   /** Returns whether to try again at once. */

@@ -7,7 +7,7 @@ import type { RegionIndex } from '../units.ts';
 import type { Layer } from './chain.ts';
 import { changedSince } from './changes.ts';
 import { createMap, type DetachedPart, DetachedSnapshot, detachedMapName } from './detached.ts';
-import { eachRegion, partOf, putRegion, syncStore } from './preserve.ts';
+import { addRegions, eachRegion, partOf, putRegion, syncStore } from './preserve.ts';
 import type { RegionStore } from './region-store.ts';
 
 /** Regions copied in a step: so long others wait for the lane. */
@@ -41,7 +41,7 @@ export async function detachSome(state: GroupState, layer: Layer): Promise<boole
     }
     await eachRegion(state, regions, (region) => copy(state, layer, volume, store, region));
     await syncStore(store);
-    await store.add(regions);
+    await addRegions(store, regions);
     return true;
   }
   return false;

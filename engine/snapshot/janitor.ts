@@ -8,7 +8,7 @@
 import type { GroupState, GroupVolume } from '../group-state.ts';
 import type { RegionIndex } from '../units.ts';
 import type { Layer } from './chain.ts';
-import { eachRegion, partOf, preservedStore, putRegion, syncStore } from './preserve.ts';
+import { addRegions, eachRegion, partOf, preservedStore, putRegion, syncStore } from './preserve.ts';
 import type { RegionStore } from './region-store.ts';
 
 /** Regions moved in a step: so long others wait for the lane. */
@@ -63,10 +63,15 @@ async function moveSome(
     const target = await preservedStore(state, older, volume);
     await eachRegion(state, missing, (region) => move(state, volume, store, target, region));
     await syncStore(target);
-    await target.add(missing);
+    await addRegions(target, missing);
     chain.noteChanged(volume.index, missing, at);
   }
-  await store.remove(regions);
+  try {
+    await store.remove(regions);
+  } catch (error) {
+    store.forgive();
+    throw error;
+  }
   return { store, regions };
 }
 

@@ -53,7 +53,7 @@ export async function preserve(
   const rest = blank.size === 0 ? missing : missing.filter((region) => !blank.has(region));
   await eachRegion(state, rest, (region) => copyRaw(state, volume, store, region));
   await syncStore(store);
-  await store.add(missing);
+  await addRegions(store, missing);
   chain.noteChanged(volume.index, missing, at);
   state.counters.regionsPreserved += missing.length;
 }
@@ -128,6 +128,16 @@ async function copyRaw(
 export async function putRegion(store: RegionStore, content: Buffer, offsetBytes: number): Promise<void> {
   if (isZero(content)) await store.punch(offsetBytes, content.length);
   else await store.write(content, 0, content.length, offsetBytes);
+}
+
+/** Regions whose content is synced are there now, for readers and after any crash. When this fails, they are copied again. */
+export async function addRegions(store: RegionStore, regions: readonly RegionIndex[]): Promise<void> {
+  try {
+    await store.add(regions);
+  } catch (error) {
+    store.forgive();
+    throw error;
+  }
 }
 
 /** Syncs a store of which everything since its last sync is written again when this fails (rule L6). */

@@ -8,7 +8,7 @@ import type { RegionIndex } from '../units.ts';
 import type { Layer } from './chain.ts';
 import { restorationMap } from './changes.ts';
 import { createMap, type DetachedSnapshot, detachedMapName, type MapOnDisk } from './detached.ts';
-import { eachRegion, putRegion, syncStore } from './preserve.ts';
+import { addRegions, eachRegion, putRegion, syncStore } from './preserve.ts';
 
 /** Regions copied in a step: so long others wait for the lane. */
 const REGIONS_PER_STEP = 64;
@@ -102,7 +102,7 @@ export async function refreshRegions(
     await putRegion(part.copied, content, region * state.regionBytes);
   });
   await syncStore(part.copied);
-  await part.copied.add(due);
+  await addRegions(part.copied, due);
   await part.modified?.remove(due);
   await toCome.map.clear(due);
 }
