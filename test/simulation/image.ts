@@ -108,6 +108,14 @@ export class Image {
     }
   }
 
+  /** What no reader can ever see of a change goes, now that a crash cannot show it either. */
+  buryUnseen(change: Change): void {
+    for (const [cell, entries] of this.cells.entries()) {
+      if (entries.some((entry) => entry.change === change && entry.goneAt === 0))
+        this.cells[cell] = entries.filter((entry) => entry.change !== change || entry.goneAt !== 0);
+    }
+  }
+
   /** What a reader that begins now may see. */
   readable(cell: number): Entry[] {
     return this.entries(cell).filter((entry) => entry.goneAt === NEVER);

@@ -242,7 +242,7 @@ export class Model {
       undo: options.undo ?? false,
       local: options.local ?? false,
     });
-    snapshot.looseSince = Math.min(snapshot.issuedAt, options.instead?.looseSince ?? snapshot.issuedAt);
+    if (options.instead !== undefined) snapshot.refreshOf(options.instead);
     this.snapshots.push(snapshot);
     return snapshot;
   }
@@ -279,7 +279,14 @@ export class Model {
     for (const volume of volumes) {
       const source = snapshot.image(volume);
       for (let cell = 0; cell < source.cells.length; cell++) {
-        for (const entry of source.readable(cell)) this.volume(volume).begin(change, cell, entry.value);
+        for (const entry of source.entries(cell)) {
+          if (entry.goneAt === NEVER) this.volume(volume).begin(change, cell, entry.value);
+          // Until the restore is acknowledged a crash may take from its source what was not flushed.
+          else if (!entry.buried)
+            this.volume(volume)
+              .entries(cell)
+              .push({ ...entry, change, goneAt: 0 });
+        }
       }
       this.#touchRestored(snapshot, volume);
     }
@@ -300,6 +307,7 @@ export class Model {
     for (const volume of volumes) this.#touchRestored(snapshot, volume);
     for (const change of request.changes) {
       this.#end(change, true);
+      for (const span of change.spans) span.image.buryUnseen(change);
       this.#durableBefore(change.issuedAt);
       this.#makeDurable((other) => other === change);
     }

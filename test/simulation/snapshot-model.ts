@@ -9,8 +9,8 @@ export class SnapshotModel {
   readonly images: Image[];
   issuedAt: number;
   takenAt = NEVER;
-  /** When what it is a refresh of was taken: the maps of a detached one reach back to that. */
-  looseSince: number;
+  /** What it is a refresh of: the maps of a detached one may reach back to that. */
+  #instead: SnapshotModel | undefined;
   /** Its place in the order is not known yet: what happens now may be in it or not. */
   capturing = true;
   readonly undo: boolean;
@@ -38,7 +38,6 @@ export class SnapshotModel {
     this.name = name;
     this.#regionCells = options.regionCells;
     this.issuedAt = issuedAt;
-    this.looseSince = issuedAt;
     this.undo = options.undo;
     this.local = options.local;
     this.change = settledChange(`taken as ${name}`, issuedAt);
@@ -101,14 +100,23 @@ export class SnapshotModel {
     return this.#modified[volume]?.subarray(start, start + this.#regionCells).includes(1) ?? false;
   }
 
+  refreshOf(older: SnapshotModel): void {
+    this.#instead = older;
+  }
+
   get written(): boolean {
     return this.#modified.some((modified) => modified.includes(1));
   }
 
   /** Whether the region may differ from the volume's. `touchedAt`: of the volume, now. */
   mayDiffer(volume: number, region: number, touchedAt: Int32Array): boolean {
-    if ((touchedAt[region] ?? 0) >= this.issuedAt) return true;
-    return this.modified(volume, region);
+    return (touchedAt[region] ?? 0) >= this.issuedAt || this.modified(volume, region);
+  }
+
+  /** As `mayDiffer`, for maps that reach back to what it is a refresh of. */
+  mayDifferLoosely(volume: number, region: number, touchedAt: Int32Array): boolean {
+    if ((touchedAt[region] ?? 0) >= this.issuedAt || this.modified(volume, region)) return true;
+    return this.#instead?.mayDifferLoosely(volume, region, touchedAt) ?? false;
   }
 
   /** Whether the region of the volume was touched between an older snapshot and this one. */
