@@ -55,6 +55,12 @@ export interface RestoreResult {
   readonly undo: SnapshotView;
 }
 
+interface ServedDevice {
+  readonly device: SnapshotVolume;
+  /** A refresh changes the id of a snapshot in the chain. */
+  readonly snapshot: { id: string };
+}
+
 export interface SnapshotsHost {
   /** Leaves direct mode if need be; when it resolves, all that was written before is durable. */
   readonly beginLogging: () => Promise<void>;
@@ -76,15 +82,24 @@ export class Snapshots {
   readonly #turns = turnstile(1);
   #busy = 0;
   /** By snapshot id and volume name: all sessions of one share one. */
-  readonly #devices = new Map<string, SnapshotVolume>();
+  readonly #devices = new Map<string, ServedDevice>();
 
   constructor(state: GroupState, effects: ControlEffects, host: SnapshotsHost) {
     this.#state = state;
     this.#effects = effects;
     this.#host = host;
-    effects.onGone = (id) => {
-      for (const volume of state.volumes) this.#devices.delete(`${id}/${volume.name}`);
+    effects.onGone = (id, successor) => {
+      for (const volume of state.volumes) this.#follow(`${id}/${volume.name}`, volume.name, successor);
     };
+  }
+
+  /** Who has a snapshot open keeps it open through a refresh. */
+  #follow(key: string, volumeName: string, successor: string | undefined): void {
+    const served = this.#devices.get(key);
+    this.#devices.delete(key);
+    if (served === undefined || successor === undefined) return;
+    served.snapshot.id = successor;
+    this.#devices.set(`${successor}/${volumeName}`, served);
   }
 
   /** Whether a change is under way, so that the group has to go on logging. */
@@ -138,18 +153,17 @@ export class Snapshots {
     const snapshot = this.#effects.find(snapshotName);
     const volume = this.#state.volumes.find((candidate) => candidate.name === volumeName);
     if (snapshot === undefined || volume === undefined) return undefined;
-    const { id } = snapshot;
-    const key = `${id}/${volumeName}`;
-    let device = this.#devices.get(key);
-    if (device === undefined) {
-      const label = `snapshot ${snapshotName} of volume ${volumeName}`;
-      const find = () => {
-        const found = this.#effects.byId(id);
-        return found?.name == null ? undefined : found;
-      };
-      device = new SnapshotVolume(this.#state, volume, label, { find, applied: this.#host.applied });
-      this.#devices.set(key, device);
-    }
+    const key = `${snapshot.id}/${volumeName}`;
+    const served = this.#devices.get(key);
+    if (served !== undefined) return served.device;
+    const identity = { id: snapshot.id };
+    const label = `snapshot ${snapshotName} of volume ${volumeName}`;
+    const find = () => {
+      const found = this.#effects.byId(identity.id);
+      return found?.name == null ? undefined : found;
+    };
+    const device = new SnapshotVolume(this.#state, volume, label, { find, applied: this.#host.applied });
+    this.#devices.set(key, { device, snapshot: identity });
     return device;
   }
 

@@ -10,11 +10,21 @@ import type { GroupControl, OperationView } from './group-control.ts';
 /** Operations that are remembered, the last ones: somebody who follows asks every second. */
 const MAX_REMEMBERED = 256;
 
+export interface BegunOperation {
+  /** As the group tells of it. */
+  readonly id: string;
+  readonly kind: OperationView['kind'];
+  readonly target: string;
+  /** Whether it is over when the group does not tell of it: it may not have begun. Absent: it is. */
+  readonly isOver?: () => boolean;
+}
+
 interface Begun {
   readonly groupName: string;
   last: OperationStatus;
   /** The group tells of it under this id; undefined for work that this node follows by its promise. */
   readonly groupId: string | undefined;
+  readonly isOver: (() => boolean) | undefined;
 }
 
 export class Operations {
@@ -23,12 +33,11 @@ export class Operations {
   #nextImport = 1;
 
   /** Remembers an operation of the group, to be told of when it is over. */
-  begun(group: GroupControl, id: string, kind: OperationView['kind'], target: string): OperationStatus {
-    const view = group.operations.find((operation) => operation.id === id);
-    // So little to do that it is done.
-    const last = view === undefined ? finished(blank(id, kind, target)) : statusOf(group, view);
-    this.#remember({ groupName: group.name, groupId: id, last });
-    return last;
+  begun(group: GroupControl, operation: BegunOperation): OperationStatus {
+    const { id, kind, target, isOver } = operation;
+    const entry: Begun = { groupName: group.name, groupId: id, isOver, last: blank(id, kind, target) };
+    this.#remember(entry);
+    return this.#present(group, entry);
   }
 
   /** Follows an import, which is over when `work` is. */
@@ -38,7 +47,12 @@ export class Operations {
     work: Promise<Readonly<Record<string, number>>>,
   ): OperationStatus {
     const id = `import-${this.#nextImport++}`;
-    const entry: Begun = { groupName: group.name, groupId: undefined, last: blank(id, 'import', target) };
+    const entry: Begun = {
+      groupName: group.name,
+      groupId: undefined,
+      isOver: undefined,
+      last: blank(id, 'import', target),
+    };
     this.#remember(entry);
     work.then(
       (result) => {
@@ -94,7 +108,7 @@ export class Operations {
       entry.groupId === undefined ? isSameImport(operation, target) : operation.id === entry.groupId,
     );
     if (view !== undefined) entry.last = { ...statusOf(group, view), id, target };
-    else if (entry.groupId !== undefined) entry.last = finished(entry.last);
+    else if (entry.groupId !== undefined && (entry.isOver?.() ?? true)) entry.last = finished(entry.last);
     return entry.last;
   }
 

@@ -1,4 +1,5 @@
 /** Snapshots, restores and imports of a node's groups, as the control API asks for them: the guard before, the group's work, the answer after. */
+import { isAbsolute } from 'node:path';
 import { EngineError } from '../engine/errors.ts';
 import { checkName } from '../engine/names.ts';
 import { changedExtents, isChanged } from './contexts.ts';
@@ -91,11 +92,14 @@ export class SnapshotService implements SnapshotControl {
 
   async detach(groupName: string, name: string): Promise<OperationStatus> {
     const group = this.#groupToChange(groupName);
-    requireSnapshot(group, name);
-    const before = new Set(group.operations.map((operation) => operation.id));
+    const { id } = requireSnapshot(group, name);
     await group.detachSnapshot(name);
-    const view = group.operations.find((each) => each.kind === 'detach' && !before.has(each.id));
-    return this.#parts.operations.begun(group, view?.id ?? `detach-${name}`, 'detach', name);
+    // It begins when the log is applied that far; until then the group does not show it.
+    const isOver = (): boolean => {
+      const now = group.snapshots.find((snapshot) => snapshot.id === id);
+      return now === undefined || now.state === 'detached' || now.state === 'refreshing';
+    };
+    return this.#parts.operations.begun(group, { id, kind: 'detach', target: name, isOver });
   }
 
   planRestore(groupName: string, name: string, volume: string | undefined): RestorePlanView {
@@ -120,7 +124,7 @@ export class SnapshotService implements SnapshotControl {
       return await group.restore(name, option);
     });
     return {
-      operation: this.#parts.operations.begun(group, result.operation, 'restore', name),
+      operation: this.#parts.operations.begun(group, { id: result.operation, kind: 'restore', target: name }),
       plan: planView(result.plan),
       undo: this.#parts.statusOf(group, result.undo),
     };
@@ -163,6 +167,8 @@ export class SnapshotService implements SnapshotControl {
     const target = exportNameOf(group.name, volumeName);
     if (operations.isImporting(group, target))
       throw new EngineError('in-use', `an import into ${target} is under way: wait for its end`);
+    if (!isAbsolute(request.file) || request.file.includes('\0'))
+      throw new EngineError('invalid', `${JSON.stringify(request.file)} is no absolute path`);
     const image = await openImage(request.file);
     let hold: GuardHold;
     try {
@@ -172,21 +178,25 @@ export class SnapshotService implements SnapshotControl {
       await image.close();
       throw error;
     }
-    const work = group.import(volumeName, image).finally(async () => {
+    let isRefused = false;
+    const imported = group.import(volumeName, image).catch((error: unknown) => {
+      isRefused = true;
+      throw error;
+    });
+    const work = imported.finally(async () => {
       await image.close().catch(() => undefined);
       await hold.release();
     });
     this.#watchImport(group, target, request.file, work);
-    const status = operations.follow(
+    const { id } = operations.follow(
       group,
       target,
       work.then((result) => ({ ...result })),
     );
     // What is refused at once is an answer, and not an operation that failed.
-    await Promise.race([work.then(nothing, nothing), new Promise(setImmediate)]);
-    const now = operations.find(group, status.id);
-    if (now.state === 'failed') await work;
-    return now;
+    await Promise.race([imported.then(nothing, nothing), new Promise(setImmediate)]);
+    if (isRefused) await work;
+    return operations.find(group, id);
   }
 
   operations(groupName: string): OperationStatus[] {

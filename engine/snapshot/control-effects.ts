@@ -22,8 +22,8 @@ export type Snapshot = Layer | DetachedSnapshot;
 
 export class ControlEffects {
   readonly #state: GroupState;
-  /** A snapshot is gone, or something else than before: those who serve it are told. */
-  onGone: (id: string) => void = () => {};
+  /** A snapshot is gone, or goes on as another one since its refresh: those who serve it are told. */
+  onGone: (id: string, successor: string | undefined) => void = () => {};
 
   constructor(state: GroupState) {
     this.#state = state;
@@ -86,11 +86,11 @@ export class ControlEffects {
     return layer;
   }
 
-  #takeName(id: string): void {
+  #takeName(id: string, successor?: string): void {
     const snapshot = this.byId(id);
     if (snapshot === undefined || snapshot.name === null) return;
     snapshot.name = null;
-    this.onGone(id);
+    this.onGone(id, successor);
   }
 
   #appendRefresh(control: RefreshControl, lsn: Lsn): void {
@@ -102,7 +102,7 @@ export class ControlEffects {
       return;
     }
     const { name, local } = snapshot;
-    this.#takeName(control.id);
+    this.#takeName(control.id, control.nextId);
     this.#addLayer({ id: control.nextId, lsn, name, createdAt: control.createdAt, local });
   }
 

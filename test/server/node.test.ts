@@ -26,7 +26,9 @@ t.test('a group is created, served, kept over a restart, and deleted', async (t)
     name: 'g',
     state: 'open',
     role: 'primary',
-    log: null,
+    mode: 'direct',
+    log: { used: 0 },
+    snapshots: [],
     volumes: [{ export: 'g/v', writtenRegions: 0, totalRegions: 160 }],
   });
 
@@ -163,11 +165,11 @@ async function fullDisk(
   const state = join(folder, 'full');
   await mkdir(state);
   try {
-    await run('mount', ['-t', 'tmpfs', '-o', 'size=256k', 'tidemark-test', state]);
+    await run('mount', ['-t', 'tmpfs', '-o', 'size=8m', 'tidemark-test', state]);
     t.teardown(() => run('umount', ['-l', state]));
     const fill = async () => {
       const filler = join(state, 'filler');
-      const error = await writeFile(filler, Buffer.alloc(MIB)).catch((reason: unknown) => reason);
+      const error = await writeFile(filler, Buffer.alloc(16 * MIB)).catch((reason: unknown) => reason);
       if (errnoOf(error) !== 'ENOSPC') throw new Error('the filesystem did not fill up');
     };
     return { state, fill, openFolder: (path) => FileFolder.open(path) };

@@ -30,10 +30,12 @@ t.test('the life of a snapshot', async (t) => {
   t.match(await client.renameSnapshot('g', 'a', 'b'), { name: 'b' });
   t.match(await client.refreshSnapshot('g', 'b', true), { name: 'b', lsn: 2 });
   t.match((await client.group('g')).snapshots, [{ name: 'b' }]);
-  t.match(await client.detachSnapshot('g', 'b'), { id: 'op-d', kind: 'detach', state: 'running', total: 4 });
+  t.match(await client.detachSnapshot('g', 'b'), { id: 'id-1', kind: 'detach', state: 'running', total: 4 });
   t.match(await client.snapshots('g'), [{ name: 'b', state: 'detaching' }]);
   group.operations = [];
-  t.match(await client.operation('g', 'op-d'), { state: 'done', done: 4 });
+  t.match(await client.operation('g', 'id-1'), { state: 'running' }, 'not yet begun, or just between');
+  group.snapshots = group.snapshots.map((each) => ({ ...each, state: 'detached' }));
+  t.match(await client.operation('g', 'id-1'), { state: 'done', done: 4 });
   await client.deleteSnapshot('g', 'b', false);
   t.strictSame(await client.snapshots('g'), []);
   t.strictSame(group.calls, [

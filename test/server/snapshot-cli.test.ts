@@ -59,12 +59,13 @@ t.test('snapshots', async (t) => {
   await says('snapshot refresh g@b', 'refreshed g@b\n');
   await says('snapshot refresh g@b --force', 'refreshed g@b\n');
   t.match(group.calls.slice(-2), ['refreshSnapshot b false', 'refreshSnapshot b true']);
-  await says('snapshot detach g@b', 'detaching g@b in the background, operation op-d\n');
+  await says('snapshot detach g@b', 'detaching g@b in the background, operation id-2\n');
   await says('status g', /group g: detach b: 0\/4 regions\nSNAPSHOT/);
   await says('snapshot delete g@b', 'deleted g@b\n');
   group.operations = [];
   setTimeout(() => {
     group.operations = [];
+    group.snapshots = group.snapshots.map((each) => ({ ...each, state: 'detached' }));
   }, 20);
   await says('snapshot detach g@monday --wait', 'detached g@monday\n');
 });
