@@ -25,7 +25,7 @@ import {
   type Undo,
   undoAll,
 } from './group-folder.ts';
-import { createLog, openLog, planLog } from './group-log-file.ts';
+import { clearOutsideLog, createLog, openLog, planLog } from './group-log-file.ts';
 import {
   checkRecordSize,
   GROUP_RECORD_FILE_BYTES,
@@ -55,6 +55,12 @@ export interface OpenGroup {
   readonly logDisk: Disk;
   /** Damage that was found and dealt with, a line each. */
   readonly warnings: readonly string[];
+}
+
+/** One that was made just now. */
+export interface CreatedGroup extends OpenGroup {
+  /** Takes back what was done outside its folder, once it is closed and removed: files that were made there, and a log in one that was blank. */
+  readonly clearOutside: () => Promise<void>;
 }
 
 /** `Group.open`. */
@@ -124,7 +130,7 @@ export async function createGroup(
   spec: GroupSpec,
   clock: Clock,
   options: { readonly firstLsn?: Lsn } = {},
-): Promise<OpenGroup> {
+): Promise<CreatedGroup> {
   checkGroupSpec(spec);
   await refuseOrClear(folder, spec.name);
   const undo: Undo[] = [];
@@ -147,7 +153,12 @@ export async function createGroup(
     const ready: GroupRecord = { ...record, state: 'ready' };
     undo.push(() => takeBack(folder, file));
     await file.write(ready);
-    return { record: ready, file, parts, logDisk, warnings: [] };
+    const made = volumes.filter((volume) => !outside.has(volume.name)).map((volume) => volume.file);
+    const clearOutside = async (): Promise<void> => {
+      for (const path of made) if (path !== undefined) await folder.removeOutside(path);
+      await clearOutsideLog(folder, ready, log.found !== undefined);
+    };
+    return { record: ready, file, parts, logDisk, warnings: [], clearOutside };
   } catch (error) {
     await undoAll(undo);
     throw error;

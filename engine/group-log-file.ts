@@ -86,6 +86,28 @@ export async function createLog(
   return disk;
 }
 
+/** Takes back a log outside the folder: removes its file, or blanks one that was there. */
+export async function clearOutsideLog(
+  folder: DiskFolder,
+  record: GroupRecord,
+  wasThere: boolean,
+): Promise<void> {
+  const { file } = record.log;
+  if (file === undefined) return;
+  if (!wasThere) {
+    await folder.removeOutside(file);
+    return;
+  }
+  const disk = await folder.openOutside(file);
+  try {
+    const blankBytes = Math.min(BLANK_BYTES, disk.sizeBytes);
+    await disk.write(Buffer.alloc(blankBytes), 0, blankBytes, 0);
+    await disk.sync();
+  } finally {
+    await disk.close();
+  }
+}
+
 /** Opens the disk of a group's log. Throws `corrupt` when it is not there, or was cut short. */
 export async function openLog(folder: DiskFolder, record: GroupRecord): Promise<Disk> {
   const { file, sizeBytes } = record.log;

@@ -126,7 +126,9 @@ export class Group {
       return await Group.#begin(folder, opened, clock, options);
     } catch (error) {
       // All or nothing: the error is the one to tell, whatever becomes of this.
-      await destroyGroup(folder).catch(() => {});
+      await destroyGroup(folder)
+        .then(opened.clearOutside)
+        .catch(() => {});
       throw error;
     }
   }

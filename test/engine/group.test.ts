@@ -188,6 +188,25 @@ t.test('create is all or nothing, whichever operation fails', async (t) => {
   }
 });
 
+t.test('so it is with a log in a file of the user, which is blank again then', async (t) => {
+  const small: GroupSpec = {
+    ...spec,
+    volumes: [{ name: 'own', sizeBytes: 1 * MIB }],
+    logFile: '/outside/log',
+    logBytes: 512 * KIB,
+  };
+  for (let nth = 1, reached = true; reached; nth++) {
+    const folder = new MemoryFolder(new Random(nth));
+    await (await folder.create('/outside/log', 1 * MIB)).close();
+    const fault = await withFaultAt(folder, nth, false, () => Group.create(folder, small, clock));
+    reached = fault.reached;
+    if (!reached) continue;
+    t.match(fault.error, { errno: 'ENOSPC' });
+    t.same(files(folder), ['/outside/log'], `operation ${nth}: nothing is left`);
+    await (await Group.create(folder, small, clock)).close();
+  }
+});
+
 t.test('what cannot be undone either keeps its record, and goes at the next try', async (t) => {
   for (const kept of ['maps/own.map', 'volumes/own.img', '/outside/new', 'log.ring']) {
     for (let nth = 1, reached = true; reached; nth++) {
