@@ -171,7 +171,7 @@ function checkViews(machine: Machine, settled: readonly SnapshotModel[]): void {
       for (let region = 0; region < touchedAt.length; region++) {
         const loosely = refreshing && snapshot.mayDifferLoosely(volume, region, touchedAt);
         if (loosely || (touchedAt[region] ?? 0) >= snapshot.issuedAt) touched++;
-        if (snapshot.modified(volume, region)) modified++;
+        if (loosely || snapshot.modified(volume, region)) modified++;
       }
       if (counts.preservedRegions > touched || counts.modifiedRegions > modified)
         throw new Violation(
@@ -191,11 +191,16 @@ export function restoreBounds(
 ): { least: number; most: number } {
   const { model } = machine;
   const touchedAt = model.touchedAt[volume] ?? new Int32Array();
+  const view = machine.open.snapshots.find((one) => one.id === snapshot.id);
+  const refreshing = view?.state === 'refreshing';
   let least = 0;
   let most = 0;
   for (let region = 0; region < touchedAt.length; region++) {
     if (differs(model.volume(volume), snapshot.image(volume), region)) least++;
-    if (snapshot.mayDiffer(volume, region, touchedAt)) most++;
+    const may = refreshing
+      ? snapshot.mayDifferLoosely(volume, region, touchedAt)
+      : snapshot.mayDiffer(volume, region, touchedAt);
+    if (may) most++;
   }
   return { least, most };
 }

@@ -28,8 +28,9 @@ export class Control {
 
   /** Which of the snapshots is meant, if there is any. */
   pick({ pick }: Pick<ControlOperation, 'pick'>): SnapshotModel | undefined {
+    // One whose renaming failed with the log has either name until the next process finds out.
     const there = this.#machine.model.snapshots.filter(
-      (snapshot) => !snapshot.capturing && !snapshot.leaving,
+      (snapshot) => !snapshot.capturing && !snapshot.leaving && snapshot.nameToBe === undefined,
     );
     return there[pick % Math.max(1, there.length)];
   }

@@ -44,7 +44,7 @@ export const MUTANTS: readonly Mutant[] = [
     name: 'a zone is retired before its map is durable',
     rule: 'map 2',
     file: 'engine/map/map-file.ts',
-    find: 'if (pages.length > 0) await this.#sync();',
+    find: 'if (pages.length > 0) await this.#sync(forgiven);',
     replace: '',
     ops: DIRECT,
     maxRuns: 10_000,

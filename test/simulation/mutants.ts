@@ -19,6 +19,7 @@ import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import ts from 'typescript';
 import { MUTANTS, type Mutant } from './mutant-list.ts';
+import { mutate } from './mutate.ts';
 
 const MS_PER_MINUTE = 60_000;
 const DEFAULT_SEED = 1;
@@ -26,15 +27,6 @@ const DEFAULT_SEED = 1;
 const BUILT = dirname(dirname(dirname(fileURLToPath(import.meta.url))));
 const ROOT = dirname(dirname(BUILT));
 const FOLDER = join(ROOT, 'dist', 'mutants');
-
-/** The file's text with the bug in it. Throws when it does not fit. */
-export function mutate(mutant: Mutant, source: string): string {
-  const pieces = source.split(mutant.find);
-  if (pieces.length === 2) return pieces.join(mutant.replace);
-  throw new Error(
-    `mutant "${mutant.name}": its text occurs ${pieces.length - 1} times in ${mutant.file}, not once`,
-  );
-}
 
 function compile(text: string, file: string): string {
   const compilerOptions: ts.CompilerOptions = {
