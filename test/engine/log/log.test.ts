@@ -235,6 +235,19 @@ t.test(
   },
 );
 
+t.test('L6: a sync that was under way when a write failed says nothing', async (t) => {
+  const bench = await LogBench.make();
+  const log = await bench.openForWriting();
+  append(log, 100);
+  const sync = log.sync();
+  append(log, 100);
+  bench.folder.faults.decide = (operation) => (operation === 'write' ? 'EIO' : undefined);
+  t.throws(() => log.writeOut(), { code: 'disk' });
+  await t.rejects(sync, { code: 'disk' });
+  t.equal(log.durableLsn, 0);
+  await log.close();
+});
+
 t.test('close tells of a failure that it meets, and closes all the same', async (t) => {
   const bench = await LogBench.make();
   const log = await bench.openForWriting();
@@ -266,6 +279,44 @@ t.test('L9: a sync comes by itself after a few milliseconds', async (t) => {
   t.equal(bench.clock.timerCount, 0, 'an idle log has no timer');
   await log.close();
   t.equal(bench.clock.timerCount, 0);
+});
+
+t.test('L9: what was written during a sync is not forgotten', async (t) => {
+  const bench = await LogBench.make();
+  const log = await bench.openForWriting();
+  append(log, 100);
+  const sync = log.sync();
+  append(log, 100);
+  // The timer of the first finds the sync under way.
+  bench.clock.advance(5);
+  await sync;
+  await settle();
+  t.ok(log.durableLsn < log.endLsn);
+  bench.clock.advance(5);
+  await settle();
+  t.equal(log.durableLsn, log.endLsn);
+  await log.close();
+});
+
+t.test('after what is written there are zeroes up to the page', async (t) => {
+  const bench = await LogBench.make();
+  const log = await bench.openForWriting();
+  const first = append(log, 8000, 9);
+  log.writeOut();
+  log.forget(first);
+  // The same memory, and a place of the ring that had something else in it.
+  for (let lsn = first.endLsn; lsn < first.endLsn + 16; lsn++) bench.setSector(lsn, Buffer.alloc(512, 7));
+  const second = append(log, 100, 9);
+  log.writeOut();
+  t.equal(second.endLsn, 17);
+  for (let lsn = 17; lsn < 24; lsn++)
+    t.equal(
+      bench.sector(lsn)?.every((byte) => byte === 0),
+      true,
+      `sector ${lsn}`,
+    );
+  t.equal(bench.sector(24)?.[0], 7, 'and no further');
+  await log.close();
 });
 
 t.test(
