@@ -235,7 +235,7 @@ export class Background {
     return await this.#state.lane(async () => {
       if (layer.name !== null && (await detachSome(this.#state, layer))) return true;
       // Whoever restores from it reads it as a layer of the chain: it stays one for so long.
-      if (layer.users > 0) return false;
+      if (layer.users > 0 || layer.held !== undefined) return false;
       const snapshot = await endDetach(this.#state, layer);
       if (snapshot !== undefined) this.#hooks.detached(snapshot.id);
       return true;

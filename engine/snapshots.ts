@@ -153,11 +153,15 @@ export class Snapshots {
     const snapshot = this.#effects.find(snapshotName);
     const volume = this.#state.volumes.find((candidate) => candidate.name === volumeName);
     if (snapshot === undefined || volume === undefined) return undefined;
-    const key = `${snapshot.id}/${volumeName}`;
+    return this.#deviceOf(snapshot, volume);
+  }
+
+  #deviceOf(snapshot: Snapshot, volume: GroupVolume): SnapshotVolume {
+    const key = `${snapshot.id}/${volume.name}`;
     const served = this.#devices.get(key);
     if (served !== undefined) return served.device;
     const identity = { id: snapshot.id };
-    const label = `snapshot ${snapshotName} of volume ${volumeName}`;
+    const label = `snapshot ${snapshot.name ?? snapshot.id} of volume ${volume.name}`;
     const find = () => {
       const found = this.#effects.byId(identity.id);
       return found?.name == null ? undefined : found;
@@ -228,7 +232,7 @@ export class Snapshots {
   /** Gives it another name; an undo snapshot that was given a name is kept when the next restore is made. */
   rename(name: string, to: string): Promise<void> {
     return this.#inTurn(async () => {
-      const { id } = this.#require(name);
+      const { id } = await this.#whenFree(name);
       this.#checkNew(to);
       await this.#commit({ type: 'rename', id, name: to });
       this.#emit('renamed', to, `snapshot ${name} is named ${to} now`);
@@ -238,7 +242,7 @@ export class Snapshots {
   /** Moves it to now. Throws `in-use` for one that was written, unless forced: what was written through it is lost then. */
   refresh(name: string, options: { readonly force?: boolean } = {}): Promise<SnapshotView> {
     return this.#inTurn(async () => {
-      const snapshot = this.#require(name);
+      const snapshot = await this.#whenFree(name);
       const written = snapshot.parts.some((part) => (part.modified?.map.count ?? 0) > 0);
       if (written && options.force !== true) {
         const what = `snapshot ${name} was written, and refreshing it would lose that: use --force if it may go, or take another snapshot`;
@@ -246,7 +250,7 @@ export class Snapshots {
       }
       this.#refuseWhileChanging(snapshot, name);
       this.#checkRoom();
-      await snapshot.writing;
+      while (snapshot.writing !== undefined) await snapshot.writing;
       const nextId = this.#state.newId();
       await this.#commit({ type: 'refresh', id: snapshot.id, nextId, createdAt: this.#now() });
       this.#emit('refreshed', name, `snapshot ${name} was refreshed`);
@@ -257,7 +261,7 @@ export class Snapshots {
   /** Begins to make it a copy that stands for itself. Throws `invalid` when it is one. */
   detach(name: string): Promise<void> {
     return this.#inTurn(async () => {
-      const snapshot = this.#require(name);
+      const snapshot = await this.#whenFree(name);
       if (snapshot.kind === 'detached')
         throw new EngineError('invalid', `snapshot ${name} is detached already`);
       this.#refuseWhileChanging(snapshot, name);
@@ -284,30 +288,55 @@ export class Snapshots {
    */
   restore(name: string, options: { readonly volume?: string } = {}): Promise<RestoreResult> {
     return this.#inTurn(async () => {
-      const source = this.#require(name);
+      const source = await this.#whenFree(name);
       this.#volumesToRestore(source, options.volume);
       this.#checkRoom();
       await this.#host.beginLogging();
-      // A write to it under way is part of what is restored, whole (rule T3).
-      while (source.writing !== undefined) await source.writing;
-      const plan = this.plan(name, options);
-      const replaced = this.#effects.find(UNDO_NAME);
-      const id = this.#state.newId();
-      const volumes = this.#volumesToRestore(source, options.volume).map((volume) => ({
-        name: volume.name,
-        restoration: restorationMap(this.#state, volume, source),
-        modified: modifiedMap(this.#state, volume, source),
-      }));
-      const undo = { id: this.#state.newId(), createdAt: this.#now(), replaces: replaced?.id ?? null };
-      await this.#commit({ type: 'restore', id, sourceId: source.id, undo, volumes });
-      const message = `restored from snapshot ${name}: ${plan.regions} regions follow in the background`;
-      this.#state.emit({
-        type: 'restore.started',
-        message,
-        data: { id, snapshot: name, regions: plan.regions },
-      });
-      return { operation: id, plan, undo: this.view(this.#require(UNDO_NAME)) };
+      return await this.#whileHeld(source, () => this.#restore(source, name, options));
     });
+  }
+
+  /**
+   * Writes to the snapshot wait, those under way are awaited, and what was written is durable: so that what the work finds there is what a power cut
+   * leaves there (rule T3).
+   */
+  async #whileHeld<T>(snapshot: Snapshot, work: () => Promise<T>): Promise<T> {
+    let release: () => void = () => {};
+    snapshot.held = new Promise((resolve) => {
+      release = resolve;
+    });
+    try {
+      await snapshot.writing;
+      for (const volume of this.#state.volumes) await this.#deviceOf(snapshot, volume).flush();
+      return await work();
+    } finally {
+      snapshot.held = undefined;
+      release();
+    }
+  }
+
+  async #restore(
+    source: Snapshot,
+    name: string,
+    options: { readonly volume?: string },
+  ): Promise<RestoreResult> {
+    const plan = this.plan(name, options);
+    const replaced = this.#effects.find(UNDO_NAME);
+    const id = this.#state.newId();
+    const volumes = this.#volumesToRestore(source, options.volume).map((volume) => ({
+      name: volume.name,
+      restoration: restorationMap(this.#state, volume, source),
+      modified: modifiedMap(this.#state, volume, source),
+    }));
+    const undo = { id: this.#state.newId(), createdAt: this.#now(), replaces: replaced?.id ?? null };
+    await this.#commit({ type: 'restore', id, sourceId: source.id, undo, volumes });
+    const message = `restored from snapshot ${name}: ${plan.regions} regions follow in the background`;
+    this.#state.emit({
+      type: 'restore.started',
+      message,
+      data: { id, snapshot: name, regions: plan.regions },
+    });
+    return { operation: id, plan, undo: this.view(this.#require(UNDO_NAME)) };
   }
 
   /** Regions from `first` up to `end` that may differ between two snapshots, or a snapshot and the volume. Throws `not-found`. */
@@ -353,6 +382,16 @@ export class Snapshots {
     const snapshot = this.#effects.find(name);
     if (snapshot !== undefined) return snapshot;
     throw new EngineError('not-found', `there is no snapshot ${JSON.stringify(name)}: see snapshot list`);
+  }
+
+  /** The snapshot, when nothing that becomes something else while it is looked at holds it. */
+  async #whenFree(name: string): Promise<Snapshot> {
+    let snapshot = this.#require(name);
+    while (snapshot.held !== undefined) {
+      await snapshot.held;
+      snapshot = this.#require(name);
+    }
+    return snapshot;
   }
 
   #refuseWhileChanging(snapshot: Snapshot, name: string): void {

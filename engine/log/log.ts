@@ -22,8 +22,6 @@ import { type ByteOffset, LOG_SECTOR_BYTES, type Lsn, MIB } from '../units.ts';
 import { BatchBuilder, type SealedBytes } from './batch-builder.ts';
 import { type LogLimits, limitsOf, MIN_RING_BYTES } from './limits.ts';
 import {
-  BATCH_HEADER_BYTES,
-  HeaderReader,
   LogBatch,
   type LogIdentity,
   type LogRecord,
@@ -34,6 +32,7 @@ import {
 import { type RecoveredLog, readLog } from './recovery.ts';
 import { PAGE_SECTORS, pageAligned, Ring } from './ring.ts';
 import { Superblocks } from './superblock.ts';
+import { LogTail } from './tail.ts';
 
 /** The smallest ring, in bytes. */
 export const MIN_LOG_BYTES = MIN_RING_BYTES;
@@ -51,24 +50,18 @@ export class Log {
   readonly #disk: Disk;
   readonly #clock: Clock;
   readonly #ring: Ring;
-  readonly #headers: HeaderReader;
-  readonly #superblocks: Superblocks;
+  readonly #tail: LogTail;
   readonly #builder: BatchBuilder;
   readonly #limits: LogLimits;
   readonly generation: number;
   /** Payload of a write record at most, in bytes: `MAX_RECORD_BYTES`, or what a small ring takes. A multiple of 4096. */
   readonly maxRecordBytes: number;
 
-  #tailLsn: Lsn;
-  #tailCrc: number;
   #durableLsn: Lsn;
   #writtenLsn: Lsn;
   #endLsn: Lsn;
   #allocated: boolean;
 
-  /** Where the next superblock puts the tail, and whether it says that the ring is allocated. */
-  #nextTailLsn: Lsn;
-  #nextAllocated: boolean;
   readonly #superblockRun = new SharedRun(() => this.#writeSuperblock());
   readonly #syncRun = new SharedRun(() => this.#syncNow());
   #syncing = false;
@@ -93,21 +86,16 @@ export class Log {
     const { superblocks, state, endCrc } = recovered;
     this.#disk = disk;
     this.#clock = clock;
-    this.#superblocks = superblocks;
     this.#ring = new Ring(disk, state.ringBytes);
-    this.#headers = new HeaderReader(superblocks.identity);
+    this.#tail = new LogTail(superblocks, this.#ring, state);
     this.#limits = limitsOf(state.ringBytes);
     this.#builder = new BatchBuilder(superblocks.identity, endCrc, this.#limits);
     this.generation = superblocks.identity.generation;
     this.maxRecordBytes = this.#limits.maxRecordBytes;
-    this.#tailLsn = state.tailLsn;
-    this.#nextTailLsn = state.tailLsn;
-    this.#tailCrc = state.tailCrc;
     this.#durableLsn = state.endLsn;
     this.#writtenLsn = state.endLsn;
     this.#endLsn = state.endLsn;
     this.#allocated = state.allocated;
-    this.#nextAllocated = state.allocated;
   }
 
   /** Size of a disk for a ring, in bytes. */
@@ -156,7 +144,7 @@ export class Log {
   async #begin(durableLsn: Lsn): Promise<void> {
     const endLsn = this.#endLsn;
     // From a page boundary on, so that pages are written whole.
-    let lsn = Math.max(this.#tailLsn, durableLsn - (durableLsn % PAGE_SECTORS));
+    let lsn = Math.max(this.#tail.lsn, durableLsn - (durableLsn % PAGE_SECTORS));
     while (lsn < endLsn) {
       const sectors = Math.min(REWRITE_SECTORS, endLsn - lsn);
       const bytes = Buffer.alloc(sectors * LOG_SECTOR_BYTES);
@@ -166,11 +154,11 @@ export class Log {
     }
     await this.#ring.write(endLsn, Buffer.alloc(LOG_SECTOR_BYTES));
     await this.#superblockRun.join();
-    this.#builder.setRun(this.#superblocks.sequence % 2 ** 32);
+    this.#builder.setRun(this.#tail.run);
   }
 
   get tailLsn(): Lsn {
-    return this.#tailLsn;
+    return this.#tail.lsn;
   }
 
   /** Below it everything is durable. */
@@ -193,7 +181,7 @@ export class Log {
   }
 
   get usedBytes(): number {
-    return (this.#endLsn - this.#tailLsn) * LOG_SECTOR_BYTES;
+    return (this.#endLsn - this.#tail.lsn) * LOG_SECTOR_BYTES;
   }
 
   /** Memory held by payloads, in bytes. */
@@ -219,7 +207,7 @@ export class Log {
   }
 
   async #allocateRing(): Promise<void> {
-    assert(this.#tailLsn === this.#endLsn, 'a ring without its space is empty');
+    assert(this.#tail.lsn === this.#endLsn, 'a ring without its space is empty');
     try {
       await this.#disk.zero(LOG_RING_OFFSET_BYTES, this.capacityBytes, false);
     } catch (error) {
@@ -227,9 +215,9 @@ export class Log {
       await Promise.allSettled([this.#disk.punch(LOG_RING_OFFSET_BYTES, this.capacityBytes)]);
       throw error;
     }
-    this.#nextAllocated = true;
+    this.#tail.allocated();
     await this.#superblockRun.join();
-    this.#builder.setRun(this.#superblocks.sequence % 2 ** 32);
+    this.#builder.setRun(this.#tail.run);
     this.#allocated = true;
   }
 
@@ -300,7 +288,7 @@ export class Log {
   /** Whether the ring takes batches up to `endLsn`, with a page beyond them, and leaves the reserve. */
   #hasRoom(endLsn: Lsn, reserveSectors: number): boolean {
     assert(endLsn <= Number.MAX_SAFE_INTEGER - 2 * PAGE_SECTORS, 'LSNs are safe integers');
-    return pageAligned(endLsn) - this.#tailLsn + PAGE_SECTORS <= this.#ring.sectors - reserveSectors;
+    return pageAligned(endLsn) - this.#tail.lsn + PAGE_SECTORS <= this.#ring.sectors - reserveSectors;
   }
 
   /** Room comes with a sync, or with what is applied after one. */
@@ -418,7 +406,7 @@ export class Log {
     targetStart: number,
     lengthBytes: number,
   ): Promise<void> {
-    assert(batch.lsn >= this.#tailLsn && batch.endLsn <= this.#writtenLsn, 'the batch is in the ring');
+    assert(batch.lsn >= this.#tail.lsn && batch.endLsn <= this.#writtenLsn, 'the batch is in the ring');
     const batchBytes = (batch.endLsn - batch.lsn) * LOG_SECTOR_BYTES;
     assert(start >= 0 && start + lengthBytes <= batchBytes, 'the range lies inside the batch');
     await this.#ring.read(batch.lsn, start, target, targetStart, lengthBytes);
@@ -435,48 +423,23 @@ export class Log {
    */
   async free(upTo: Lsn): Promise<void> {
     assert(upTo <= this.#durableLsn, 'what is freed is durable');
-    if (upTo <= this.#tailLsn) return;
-    this.#nextTailLsn = Math.max(this.#nextTailLsn, upTo);
+    if (upTo <= this.#tail.lsn) return;
+    this.#tail.free(upTo);
     await this.#superblockRun.join();
   }
 
   async #writeSuperblock(): Promise<void> {
     if (this.#failure !== undefined) throw this.#failure;
-    const tailLsn = this.#nextTailLsn;
-    const tailCrc = await this.#crcBefore(tailLsn);
-    const state = {
-      ringBytes: this.capacityBytes,
-      tailLsn,
-      tailCrc,
-      // All that is known durable now; the tail is at or below it.
-      endLsn: this.#durableLsn,
-      allocated: this.#nextAllocated,
-    };
+    await this.#tail.prepare(this.#writtenLsn, this.#builder.crc);
     try {
-      await this.#superblocks.write(state, () => {
+      await this.#tail.write(this.#durableLsn, () => {
         this.#unsyncedSuperblock = true;
         return this.sync();
       });
     } catch (error) {
       throw this.#fail('a write of its superblock', error);
     }
-    this.#tailLsn = tailLsn;
-    this.#tailCrc = tailCrc;
     this.#tellRoom();
-  }
-
-  /** Checksum of the batch before the one at `lsn`, which says it. */
-  async #crcBefore(lsn: Lsn): Promise<number> {
-    if (lsn === this.#tailLsn) return this.#tailCrc;
-    if (lsn === this.#writtenLsn) return this.#builder.crc;
-    const header = Buffer.alloc(BATCH_HEADER_BYTES);
-    await this.#ring.read(lsn, 0, header, 0, header.length);
-    const found = this.#headers.read(header, 0, lsn);
-    if (found !== undefined) return found.chain;
-    throw new EngineError(
-      'corrupt',
-      `the log has no batch at LSN ${lsn} any more: its file was changed by somebody`,
-    );
   }
 
   /** Asks the disk until it takes writes inline again: a quick write on the pool, and a sync, end a hold-up. */

@@ -42,6 +42,8 @@ export interface ImageSource {
   users: number;
   /** A write to it that is under way: what it shows is in between until that has ended. */
   writing: Promise<void> | undefined;
+  /** Writes to it wait until this has settled: it is about to be restored from, as it is. */
+  held: Promise<void> | undefined;
 }
 
 export class Layer implements ImageSource {
@@ -59,6 +61,7 @@ export class Layer implements ImageSource {
   applied = false;
   users = 0;
   writing: Promise<void> | undefined;
+  held: Promise<void> | undefined;
   detaching = false;
   readonly parts: readonly LayerPart[];
   /** Sees all pending records below its LSN. */
@@ -149,6 +152,8 @@ export interface Place {
 export type View = Layer | DetachedImage | undefined;
 
 const NOTHING_OVER: readonly Lsn[] = [];
+/** Of a layer that has left the chain while somebody read: whoever asked for it looks again at what he asked for. */
+const GONE: Place = { store: undefined, lsns: NOTHING_OVER };
 const HEAD: Place = { store: undefined, lsns: [-1, Number.POSITIVE_INFINITY] };
 
 export class Chain {
@@ -208,7 +213,7 @@ export class Chain {
 
   #image(volumeIndex: number, region: RegionIndex, layer: Layer): Place {
     const start = this.nodes.indexOf(layer);
-    assert(start >= 0, 'the snapshot is in the chain');
+    if (start < 0) return GONE;
     for (let index = start; index < this.nodes.length; index++) {
       const node = this.nodes[index];
       if (node?.kind === 'layer') {

@@ -98,8 +98,24 @@ async function copy(
   await putRegion(store, content, region * state.regionBytes);
 }
 
-/** It has everything: from here on it stands for itself. Nobody may be restoring from it. In the lane. */
+/**
+ * It has everything: from here on it stands for itself. Nobody may be restoring from it; who is about to waits. Undefined when it was deleted
+ * meanwhile. In the lane.
+ */
 export async function endDetach(state: GroupState, layer: Layer): Promise<DetachedSnapshot | undefined> {
+  let release: () => void = () => {};
+  layer.held = new Promise((resolve) => {
+    release = resolve;
+  });
+  try {
+    return await becomeDetached(state, layer);
+  } finally {
+    layer.held = undefined;
+    release();
+  }
+}
+
+async function becomeDetached(state: GroupState, layer: Layer): Promise<DetachedSnapshot | undefined> {
   const { name, recordedName } = layer;
   if (name === null || recordedName === null) {
     // It was deleted meanwhile: what there is of it goes with the layer.

@@ -45,6 +45,7 @@ export class DetachedSnapshot implements DetachedImage {
   readonly local: boolean;
   users = 0;
   writing: Promise<void> | undefined;
+  held: Promise<void> | undefined;
   /** Names the files of the maps: the id of the layer that the last refresh was made through, or its own. */
   epoch: string;
   readonly parts: readonly DetachedPart[];

@@ -147,6 +147,7 @@ export class SnapshotVolume implements BlockDevice {
   async #writeRegion(region: RegionIndex, startBytes: number, bytes: Buffer): Promise<void> {
     for (;;) {
       this.#checkWritable();
+      await this.#snapshot().held;
       await this.#host.applied(this.#mustBeApplied(this.#snapshot(), region));
       if (await this.#state.lane(() => this.#writeInLane(region, startBytes, bytes))) return;
     }
@@ -168,6 +169,7 @@ export class SnapshotVolume implements BlockDevice {
   async #writeInLane(region: RegionIndex, startBytes: number, bytes: Buffer): Promise<boolean> {
     const snapshot = this.#snapshot();
     const waits =
+      snapshot.held !== undefined ||
       (snapshot.kind === 'layer' && !snapshot.applied) ||
       this.#mustBeApplied(snapshot, region) > snapshot.lsn;
     if (waits) return false;
