@@ -249,6 +249,8 @@ export class Model {
 
   snapshotTaken(snapshot: SnapshotModel, id: string): void {
     this.now++;
+    // What is under way may land on either side of it.
+    this.#touch([...this.#epochs.keys()]);
     snapshot.taken(id, this.now, this.touchedAt);
     this.#durableBefore(snapshot.issuedAt);
   }
