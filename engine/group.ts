@@ -294,6 +294,7 @@ export class Group {
     if (!isWorking()) this.#path.close();
     await idle;
     this.#path.close();
+    await step(() => this.#snapshots.close());
     await this.#background.close();
     if (isWorking()) await step(() => this.#state.log.sync());
     this.#applier.hurry();
@@ -307,6 +308,8 @@ export class Group {
       await step(() => this.#state.lane(() => this.#applier.checkpoint()));
       await step(() => this.#applier.freeLog());
     }
+    const { failure } = this.#state.log;
+    if (failure !== undefined) errors.push(failure);
     await step(() => closeState(this.#state));
     await step(() => this.#state.log.close());
     await step(() => closeVolumes(this.#opened));

@@ -81,6 +81,7 @@ export class Snapshots {
   /** One change at a time: each is judged by what the one before it left. */
   readonly #turns = turnstile(1);
   #busy = 0;
+  #closed = false;
   /** By snapshot id and volume name: all sessions of one share one. */
   readonly #devices = new Map<string, ServedDevice>();
 
@@ -100,6 +101,16 @@ export class Snapshots {
     if (served === undefined || successor === undefined) return;
     served.snapshot.id = successor;
     this.#devices.set(`${successor}/${volumeName}`, served);
+  }
+
+  /** No snapshot is written from here on; what was is durable when it resolves. Reads under way have ended then. */
+  async close(): Promise<void> {
+    this.#closed = true;
+    // Whoever is in the lane now is the last one to write.
+    await this.#state.lane(async () => {});
+    await this.#state.readers.drained();
+    for (const snapshot of this.#effects.named)
+      for (const part of snapshot.parts) await part.modified?.sync();
   }
 
   /** Whether a change is under way, so that the group has to go on logging. */
@@ -163,7 +174,7 @@ export class Snapshots {
     const identity = { id: snapshot.id };
     const label = `snapshot ${snapshot.name ?? snapshot.id} of volume ${volume.name}`;
     const find = () => {
-      const found = this.#effects.byId(identity.id);
+      const found = this.#closed ? undefined : this.#effects.byId(identity.id);
       return found?.name == null ? undefined : found;
     };
     const device = new SnapshotVolume(this.#state, volume, label, { find, applied: this.#host.applied });

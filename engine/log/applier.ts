@@ -470,7 +470,9 @@ export class Applier {
       this.#closing = true;
       return false;
     }
-    if ((error.errno === 'ENOSPC' || error.errno === 'EDQUOT') && (await this.#hooks.giveUp())) return true;
+    const full = error.errno === 'ENOSPC' || error.errno === 'EDQUOT';
+    // What cannot be given up either leaves things as they are.
+    if (full && (await this.#hooks.giveUp().catch(() => false))) return true;
     if (this.#stall === undefined) {
       this.#stall = error.message;
       const message = `applying the log is held, and tried again from time to time: ${error.message}`;
