@@ -39,7 +39,8 @@ export async function recover(
   options: RecoveryOptions,
 ): Promise<RecoveredGroup> {
   const { record } = opened;
-  const found = await Log.open(opened.logDisk, { groupId: record.id }, record.checkpointLsn, clock);
+  const identity = { groupId: record.id, firstLsn: record.generation.firstLsn };
+  const found = await Log.open(opened.logDisk, identity, record.checkpointLsn, clock);
   const state = new GroupState({
     folder,
     clock,

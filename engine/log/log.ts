@@ -33,6 +33,7 @@ import { type RecoveredLog, readLog } from './recovery.ts';
 import { PAGE_SECTORS, pageAligned, Ring } from './ring.ts';
 import { Superblocks } from './superblock.ts';
 import { LogTail } from './tail.ts';
+import { WriteAhead } from './write-ahead.ts';
 
 /** The smallest ring, in bytes. */
 export const MIN_LOG_BYTES = MIN_RING_BYTES;
@@ -53,6 +54,7 @@ export class Log {
   readonly #tail: LogTail;
   readonly #builder: BatchBuilder;
   readonly #limits: LogLimits;
+  readonly #ahead: WriteAhead | undefined;
   readonly generation: number;
   /** Payload of a write record at most, in bytes: `MAX_RECORD_BYTES`, or what a small ring takes. A multiple of 4096. */
   readonly maxRecordBytes: number;
@@ -82,7 +84,7 @@ export class Log {
   /** What was refused may be tried again: it may be refused again. */
   onRoom: (() => void) | undefined;
 
-  private constructor(disk: Disk, clock: Clock, recovered: RecoveredLog) {
+  private constructor(disk: Disk, clock: Clock, recovered: RecoveredLog, firstLsn: Lsn | undefined) {
     const { superblocks, state, endCrc } = recovered;
     this.#disk = disk;
     this.#clock = clock;
@@ -96,6 +98,7 @@ export class Log {
     this.#writtenLsn = state.endLsn;
     this.#endLsn = state.endLsn;
     this.#allocated = state.allocated;
+    if (firstLsn !== undefined) this.#ahead = new WriteAhead(this.#ring, firstLsn, state.endLsn);
   }
 
   /** Size of a disk for a ring, in bytes. */
@@ -123,16 +126,16 @@ export class Log {
   /**
    * Opens a log, which owns the disk then. Returns the batches from `checkpointLsn` on, in order, without payload: see `readPayload`. All of them
    * are durable; what was torn is cut off, durably, before (rule L5). Where it rejects the disk stays the caller's. Throws `corrupt` where something is missing that was durable, or for another
-   * group's log; `unsupported` for a later version; `disk`.
+   * group's log; `unsupported` for a later version; `disk`. `firstLsn`: where the log began, so that its first round is known.
    */
   static async open(
     disk: Disk,
-    options: { readonly groupId: string },
+    options: { readonly groupId: string; readonly firstLsn?: Lsn },
     checkpointLsn: Lsn,
     clock: Clock,
   ): Promise<{ log: Log; batches: LogBatch[]; warnings: string[] }> {
     const recovered = await readLog(disk, options.groupId, checkpointLsn);
-    const log = new Log(disk, clock, recovered);
+    const log = new Log(disk, clock, recovered, options.firstLsn);
     if (log.#allocated) await log.#begin(recovered.durableLsn);
     return { log, batches: recovered.batches, warnings: recovered.warnings };
   }
@@ -328,12 +331,21 @@ export class Log {
     const { open } = this.#builder;
     if (open === undefined) return;
     this.#putNow(open.lsn, this.#builder.seal(this.#durableLsn));
+    this.#writeAhead(open.endLsn);
     this.#written(open.endLsn);
   }
 
   #putNow(lsn: Lsn, sealed: SealedBytes): void {
     try {
       this.#ring.writeNow(lsn, sealed.bytes, sealed.start, sealed.lengthBytes);
+    } catch (error) {
+      throw this.#fail('a write', error);
+    }
+  }
+
+  #writeAhead(endLsn: Lsn): void {
+    try {
+      this.#ahead?.reached(endLsn, this.#durableLsn);
     } catch (error) {
       throw this.#fail('a write', error);
     }
