@@ -33,7 +33,7 @@ const WEIGHTS: Readonly<Record<OperationName, number>> = {
   settled: 2,
   crash: 3,
   reopen: 1,
-  fault: 1,
+  fault: 2,
   space: 1,
   heal: 2,
 };

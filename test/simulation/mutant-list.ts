@@ -71,6 +71,7 @@ export const MUTANTS: readonly Mutant[] = [
     file: 'engine/log/applier.ts',
     find: 'state.onVolumeLost = () => this.#volumeLost();',
     replace: 'state.onVolumeLost = () => {};',
+    ops: ['write', 'flush', 'snapshot', 'fault', 'verify', 'settled', 'crash', 'heal'],
     maxRuns: 10_000,
   },
   {
