@@ -107,10 +107,11 @@ export class Machine {
   #syncFailed(name: string): void {
     this.note(() => `a sync of ${name} failed`);
     const volume = fileKind(name) === 'volume';
-    // While a group logs, what its volumes lack is written again from the log.
-    if (volume && this.model.mode === 'logged') return;
+    const index = Number(/v(\d+)/.exec(name)?.[1] ?? 0);
+    // While a group logs, what its volumes lack is written again from the log; but for what was written before it did.
+    if (volume && this.model.mode === 'logged' && !this.model.owesDirect(index)) return;
     this.lossy = true;
-    if (volume) this.model.loosen(Number(/v(\d+)/.exec(name)?.[1] ?? 0));
+    if (volume) this.model.loosen(index);
   }
 
   /** Something that does not hold. The run ends at the next step. */

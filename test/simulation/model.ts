@@ -429,6 +429,11 @@ export class Model {
     });
   }
 
+  /** Whether the volume has writes of direct mode that may be lost still: the log does not have them. */
+  owesDirect(volume: number): boolean {
+    return this.volume(volume).unsettled.some((change) => change.endedAt !== NEVER && !change.logged);
+  }
+
   /** A sync of a volume failed in direct mode: what was not durable may be lost at once. */
   loosen(volume: number): void {
     this.volume(volume).loose = true;
