@@ -103,7 +103,9 @@ export class Storage {
   /** Throws ENOSPC when the range would need more space than there is. */
   needSpace(medium: Medium, name: string, lengthBytes: number, offsetBytes: number): void {
     if (this.space.totalPages === Number.POSITIVE_INFINITY) return;
-    if (medium.missingPages(lengthBytes, offsetBytes) <= this.freePages) return;
+    const missing = medium.missingPages(lengthBytes, offsetBytes);
+    // What has its place needs none, however full the disk is.
+    if (missing === 0 || missing <= this.freePages) return;
     throw new EngineError('disk', `${name}: a write failed: ENOSPC`, { errno: 'ENOSPC' });
   }
 
