@@ -126,10 +126,16 @@ export class Background {
         this.#closing = true;
         return false;
       }
+      // What is kept back is for what gives space back: see `#step`.
+      if (isFull(error) && findUnneeded(this.#state) !== undefined && (await this.#release())) return true;
       this.#held = error.message;
       this.#wait(RETRY_MS);
       return false;
     }
+  }
+
+  async #release(): Promise<boolean> {
+    return await this.#state.space.release().catch(() => false);
   }
 
   #wait(delayMs: number): void {
@@ -152,6 +158,7 @@ export class Background {
       this.#hooks.freed();
       return true;
     }
+    if (this.#state.chain.nodes.length > 0) await this.#state.space.keep();
     return (
       (await this.#restoreStep()) ||
       (await this.#refreshStep()) ||
@@ -241,4 +248,8 @@ export class Background {
       return true;
     });
   }
+}
+
+function isFull(error: EngineError): boolean {
+  return error.errno === 'ENOSPC' || error.errno === 'EDQUOT';
 }

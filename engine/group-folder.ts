@@ -5,13 +5,14 @@ import { type GroupRecord, GroupRecordFile } from './group-record.ts';
 
 export const RECORD_NAME = 'group.record';
 export const LOG_NAME = 'log.ring';
+export const RESERVE_NAME = 'reserve';
 export const dataName = (volume: string): string => `volumes/${volume}.img`;
 export const mapName = (volume: string): string => `maps/${volume}.map`;
 
 /** What snapshots and restores keep: `snapshots/ID/VOLUME.KIND` and `restores/ID/VOLUME.map`. */
 const CHAIN_FILE = /^(snapshots|restores)\//;
 /** Whatever a group has beside its record. */
-const GROUP_FILE = /^((volumes|maps|snapshots|restores)\/|log\.ring$)/;
+const GROUP_FILE = /^((volumes|maps|snapshots|restores)\/|(log\.ring|reserve)$)/;
 
 /** Undoes what was done so far, newest first. `clean`: every step before it succeeded, so that nothing is left of what they undo. */
 export type Undo = (clean: boolean) => Promise<void>;
@@ -89,5 +90,6 @@ export async function clearAway(folder: DiskFolder, record: GroupRecord): Promis
     await folder.remove(mapName(volume.name));
   }
   await folder.remove(LOG_NAME);
+  await folder.remove(RESERVE_NAME);
   await folder.remove(RECORD_NAME);
 }

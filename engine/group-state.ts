@@ -18,6 +18,7 @@ import type { DetachedSnapshot } from './snapshot/detached.ts';
 import { ImageReader, type ReadableVolume } from './snapshot/image-reader.ts';
 import { ReadTracker } from './snapshot/read-tracker.ts';
 import { RegionStore, type StoreIdentity } from './snapshot/region-store.ts';
+import { Space } from './space.ts';
 import type { Lsn, RegionIndex } from './units.ts';
 
 /** What happened in a group, for people and programs. */
@@ -67,6 +68,7 @@ export class GroupState {
   readonly regionBytes: number;
   readonly memoryBytes: number;
   readonly emit: (event: GroupEvent) => void;
+  readonly space: Space;
   readonly counters: GroupCounters = { regionsPreserved: 0, regionsRestored: 0 };
   /** Snapshots that left the chain with a copy of everything. */
   readonly detached: DetachedSnapshot[] = [];
@@ -90,6 +92,7 @@ export class GroupState {
     this.#record = parts.record;
     this.#recordFile = parts.recordFile;
     this.regionBytes = parts.record.regionBytes;
+    this.space = new Space(parts.folder, this.regionBytes, parts.emit);
     this.reader = new ImageReader(this.chain, this.log, this.readers);
     this.volumes = parts.volumes.map((volume, index) => ({
       ...volume,

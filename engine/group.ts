@@ -310,6 +310,7 @@ export class Group {
     }
     const { failure } = this.#state.log;
     if (failure !== undefined) errors.push(failure);
+    await step(() => this.#state.space.close());
     await step(() => closeState(this.#state));
     await step(() => this.#state.log.close());
     await step(() => closeVolumes(this.#opened));
@@ -343,7 +344,11 @@ export class Group {
       },
       giveUp: () => this.#giveUp(),
       writersWait: () => this.#path.writersWait,
-      checkpointed: () => this.#path.shareMemory(this.#state.mapBytes),
+      checkpointed: () => {
+        this.#path.shareMemory(this.#state.mapBytes);
+        // It tells what it finds; that it cannot look is told by what fails.
+        void this.#state.space.look().catch(() => {});
+      },
       bug: (error: unknown) => this.#broke(error),
       progress: () => {
         this.#background.poke();
@@ -409,7 +414,9 @@ export class Group {
     };
     const isEmpty = (): boolean =>
       !this.#needsLog(false) && !this.#snapshots.isBusy && log.endLsn === this.#state.checkpointLsn;
-    return await this.#path.enterDirect(drain, isEmpty);
+    if (!(await this.#path.enterDirect(drain, isEmpty))) return false;
+    await this.#state.space.remove();
+    return true;
   }
 
   /** A detached snapshot without a name: the record forgets it, then its files go. */

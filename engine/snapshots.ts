@@ -260,6 +260,12 @@ export class Snapshots {
         throw new EngineError('in-use', what);
       }
       this.#refuseWhileChanging(snapshot, name);
+      // A detached one is its own and only copy: what a restore still reads there must not change (rule T3).
+      if (snapshot.kind === 'detached' && snapshot.users > 0)
+        throw new EngineError(
+          'in-use',
+          `a restore still reads snapshot ${name}: wait for that to end, see status`,
+        );
       this.#checkRoom();
       while (snapshot.writing !== undefined) await snapshot.writing;
       const nextId = this.#state.newId();
