@@ -8,3 +8,7 @@ t.test(
   'devices are chosen, refused, lost and freed; other clients work; a killed server loses nothing synced',
   (t) => runInMachine(t, ['server-killed', 'detach', 'nbd-client', 'choose-device']),
 );
+
+t.test('a snapshot beside its volume, and restores with devices attached (T4)', (t) =>
+  runInMachine(t, ['restore']),
+);
