@@ -243,7 +243,8 @@ export class Snapshots {
   /** Gives it another name; an undo snapshot that was given a name is kept when the next restore is made. */
   rename(name: string, to: string): Promise<void> {
     return this.#inTurn(async () => {
-      const { id } = await this.#whenFree(name);
+      while (this.#isHeld(name)) await this.#require(name).held;
+      const { id } = this.#require(name);
       this.#checkNew(to);
       await this.#commit({ type: 'rename', id, name: to });
       this.#emit('renamed', to, `snapshot ${name} is named ${to} now`);
@@ -253,7 +254,8 @@ export class Snapshots {
   /** Moves it to now. Throws `in-use` for one that was written, unless forced: what was written through it is lost then. */
   refresh(name: string, options: { readonly force?: boolean } = {}): Promise<SnapshotView> {
     return this.#inTurn(async () => {
-      const snapshot = await this.#whenFree(name);
+      while (this.#isHeld(name)) await this.#require(name).held;
+      const snapshot = this.#require(name);
       const written = snapshot.parts.some((part) => (part.modified?.map.count ?? 0) > 0);
       if (written && options.force !== true) {
         const what = `snapshot ${name} was written, and refreshing it would lose that: use --force if it may go, or take another snapshot`;
@@ -278,7 +280,8 @@ export class Snapshots {
   /** Begins to make it a copy that stands for itself. Throws `invalid` when it is one. */
   detach(name: string): Promise<void> {
     return this.#inTurn(async () => {
-      const snapshot = await this.#whenFree(name);
+      while (this.#isHeld(name)) await this.#require(name).held;
+      const snapshot = this.#require(name);
       if (snapshot.kind === 'detached')
         throw new EngineError('invalid', `snapshot ${name} is detached already`);
       this.#refuseWhileChanging(snapshot, name);
@@ -305,10 +308,11 @@ export class Snapshots {
    */
   restore(name: string, options: { readonly volume?: string } = {}): Promise<RestoreResult> {
     return this.#inTurn(async () => {
-      const source = await this.#whenFree(name);
-      this.#volumesToRestore(source, options.volume);
+      this.#volumesToRestore(this.#require(name), options.volume);
       this.#checkRoom();
       await this.#host.beginLogging();
+      while (this.#isHeld(name)) await this.#require(name).held;
+      const source = this.#require(name);
       return await this.#whileHeld(source, () => this.#restore(source, name, options));
     });
   }
@@ -401,14 +405,9 @@ export class Snapshots {
     throw new EngineError('not-found', `there is no snapshot ${JSON.stringify(name)}: see snapshot list`);
   }
 
-  /** The snapshot, when nothing that becomes something else while it is looked at holds it. */
-  async #whenFree(name: string): Promise<Snapshot> {
-    let snapshot = this.#require(name);
-    while (snapshot.held !== undefined) {
-      await snapshot.held;
-      snapshot = this.#require(name);
-    }
-    return snapshot;
+  /** Whether something is under way that may make something else of the snapshot. Who has waited for that looks it up again. */
+  #isHeld(name: string): boolean {
+    return this.#require(name).held !== undefined;
   }
 
   #refuseWhileChanging(snapshot: Snapshot, name: string): void {

@@ -422,10 +422,12 @@ export class Applier {
   #freeSoon(): void {
     const { log, checkpointLsn } = this.#state;
     const freeable = (checkpointLsn - log.tailLsn) * LOG_SECTOR_BYTES;
-    if (freeable <= 0 || this.#freeing !== undefined) return;
+    if (freeable <= 0 || this.#freeing !== undefined || log.failure !== undefined) return;
     if (freeable < log.capacityBytes * FREE_SHARE && !this.#hooks.writersWait()) return;
     this.#freeing = this.freeLog().finally(() => {
       this.#freeing = undefined;
+      // A checkpoint may have passed meanwhile.
+      this.#freeSoon();
     });
   }
 

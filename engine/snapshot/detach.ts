@@ -116,28 +116,29 @@ export async function endDetach(state: GroupState, layer: Layer): Promise<Detach
 }
 
 async function becomeDetached(state: GroupState, layer: Layer): Promise<DetachedSnapshot | undefined> {
-  const { name, recordedName } = layer;
-  if (name === null || recordedName === null) {
-    // It was deleted meanwhile: what there is of it goes with the layer.
-    layer.detaching = false;
-    return undefined;
-  }
   const parts: DetachedPart[] = [];
   for (const volume of state.volumes) {
     const { copied, modified } = partOf(layer, volume);
-    if (copied === undefined) throw new Error('bug: a detached snapshot has all regions');
+    // One that was deleted is not filled to its end.
+    if (copied === undefined) break;
     const mapName = detachedMapName(layer.id, volume.name, 'changed', layer.id);
     const runs = changedSince(state, volume, layer).runs();
     const changed = await createMap(state, mapName, state.regionCount(volume), runs);
     parts.push({ copied, modified, changed });
   }
-  const { id, lsn, createdAt, local } = layer;
+  // It may have been deleted meanwhile: what there is of it goes with the layer then.
+  const { id, name, recordedName, lsn, createdAt, local } = layer;
+  if (name === null || recordedName === null) {
+    layer.detaching = false;
+    for (const part of parts) await part.changed.disk.close();
+    return undefined;
+  }
   const snapshot = new DetachedSnapshot(state.volumes, { id, name, lsn, createdAt, local, epoch: id }, parts);
   snapshot.recordedName = recordedName;
   const layerParts = layer.parts.map(({ copied, modified }) => ({ copied, modified }));
   const set = (detached: boolean): void => {
-    layer.name = detached ? null : name;
-    layer.recordedName = detached ? null : recordedName;
+    layer.name = detached ? null : snapshot.name;
+    layer.recordedName = detached ? null : snapshot.recordedName;
     layer.detaching = !detached;
     layer.parts.forEach((part, index) => {
       part.copied = detached ? undefined : layerParts[index]?.copied;
