@@ -1,20 +1,25 @@
 /**
  * Usage: scripts/bench [--rounds N] [--seconds S] [--cells A,B] [--peers A,B] [--size-mib N] [--folder DIR] [--no-save]
+ *        scripts/bench --snapshots [--parts A,B] [--rounds N] [--seconds S] [--size-mib N] [--fresh-rounds N] [--fresh-seconds S]
+ *                      [--fresh-size-mib N] [--folder DIR] [--no-save]
+ *        scripts/bench --instants [--rounds N] [--changes N] [--folder DIR] [--no-save]
  *        scripts/bench --memory [--no-save]
  *
  * Each round gives every server the same load in turn, and starts with another server than the round before, so that
  * what drifts on the machine drifts for all. The table has medians over the rounds; the rounds themselves are kept in
- * docs/benchmarks/.
+ * docs/benchmarks/, with the load average of the machine before it began: figures from a machine that others use are worth little.
  */
 import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
+import { loadavg, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { CELLS, type Cell, PEER_NAMES, type PeerName } from './lib/bench-cells.ts';
 import { type Measurement, measure } from './lib/bench-fio.ts';
+import { benchInstants, instantsTable } from './lib/bench-instants.ts';
 import { measureMemory, memoryTable } from './lib/bench-memory.ts';
 import { type Peer, startPeer, versions, warm } from './lib/bench-peers.ts';
 import { describeCommit, describeMachine, type Result, summarise, table } from './lib/bench-report.ts';
+import { benchSnapshots, PARTS, type Part, snapshotTable } from './lib/bench-snapshots.ts';
 import { mustRun } from './lib/command.ts';
 import { projectFolder } from './lib/served-node.ts';
 
@@ -25,9 +30,16 @@ interface Settings {
   readonly cells: readonly Cell[];
   readonly peers: readonly PeerName[];
   readonly folder: string;
-  readonly memory: boolean;
+  readonly kind: Kind;
+  readonly parts: readonly Part[];
+  readonly freshRounds: number;
+  readonly freshSeconds: number;
+  readonly freshSizeBytes: number;
+  readonly changes: number;
   readonly save: boolean;
 }
+
+type Kind = 'throughput' | 'snapshots' | 'instants' | 'memory';
 
 class UsageError extends Error {}
 
@@ -40,6 +52,13 @@ function readSettings(): Settings {
       peers: { type: 'string' },
       'size-mib': { type: 'string', default: '1024' },
       folder: { type: 'string', default: tmpdir() },
+      snapshots: { type: 'boolean', default: false },
+      parts: { type: 'string' },
+      'fresh-rounds': { type: 'string', default: '3' },
+      'fresh-seconds': { type: 'string', default: '20' },
+      'fresh-size-mib': { type: 'string', default: '4096' },
+      instants: { type: 'boolean', default: false },
+      changes: { type: 'string', default: '50000' },
       memory: { type: 'boolean', default: false },
       'no-save': { type: 'boolean', default: false },
     },
@@ -51,9 +70,20 @@ function readSettings(): Settings {
     cells: pick('--cells', values.cells, CELLS, (cell) => cell.name),
     peers: pick('--peers', values.peers, PEER_NAMES, (name) => name),
     folder: values.folder,
-    memory: values.memory,
+    kind: kindOf(values),
+    parts: pick('--parts', values.parts, PARTS, (part) => part),
+    freshRounds: positive('--fresh-rounds', values['fresh-rounds']),
+    freshSeconds: positive('--fresh-seconds', values['fresh-seconds']),
+    freshSizeBytes: positive('--fresh-size-mib', values['fresh-size-mib']) * 1024 * 1024,
+    changes: positive('--changes', values.changes),
     save: !values['no-save'],
   };
+}
+
+function kindOf(values: { snapshots: boolean; instants: boolean; memory: boolean }): Kind {
+  const asked = (['snapshots', 'instants', 'memory'] as const).filter((kind) => values[kind]);
+  if (asked.length > 1) throw new UsageError(`one of --${asked.join(' and --')}`);
+  return asked[0] ?? 'throughput';
 }
 
 function positive(option: string, text: string): number {
@@ -128,6 +158,33 @@ async function runMemory(folder: string): Promise<object> {
   return { kind: 'memory', versions: await versions([]), results };
 }
 
+async function runSnapshots(settings: Settings, folder: string): Promise<object> {
+  const result = await benchSnapshots({ ...settings, folder });
+  console.log(snapshotTable(result));
+  const { parts, rounds, seconds, sizeBytes, freshRounds, freshSeconds, freshSizeBytes } = settings;
+  const asked = { parts, rounds, seconds, sizeBytes, freshRounds, freshSeconds, freshSizeBytes };
+  return { kind: 'snapshots', ...asked, versions: await versions(['qemu-nbd']), ...result };
+}
+
+async function runInstants({ rounds, changes }: Settings, folder: string): Promise<object> {
+  const result = await benchInstants({ repeats: rounds, changes, folder });
+  console.log(instantsTable(result));
+  return { kind: 'instants', rounds, changes, versions: await versions([]), ...result };
+}
+
+function runKind(settings: Settings, folder: string): Promise<object> {
+  switch (settings.kind) {
+    case 'throughput':
+      return runThroughput(settings, folder);
+    case 'snapshots':
+      return runSnapshots(settings, folder);
+    case 'instants':
+      return runInstants(settings, folder);
+    case 'memory':
+      return runMemory(folder);
+  }
+}
+
 async function save(record: object, kind: string, folder: string): Promise<void> {
   const project = projectFolder();
   const date = new Date().toISOString();
@@ -147,9 +204,10 @@ async function main(): Promise<void> {
   const folder = await mkdtemp(join(settings.folder, 'tidemark-bench-'));
   const removeFolder = (): Promise<void> => rm(folder, { recursive: true, force: true });
   process.once('SIGINT', () => void removeFolder().finally(() => process.exit(130)));
+  const loadBefore = loadavg()[0];
   try {
-    const record = await (settings.memory ? runMemory(folder) : runThroughput(settings, folder));
-    if (settings.save) await save(record, settings.memory ? 'memory' : 'throughput', folder);
+    const record = { loadBefore, ...(await runKind(settings, folder)) };
+    if (settings.save) await save(record, settings.kind, folder);
   } finally {
     await removeFolder();
   }

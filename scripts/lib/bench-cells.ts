@@ -1,14 +1,12 @@
+import type { FioLoad } from './bench-fio.ts';
+
 export type PeerName = 'tidemark' | 'nbdkit' | 'nbdkit-1-thread' | 'qemu-nbd';
 
 export const PEER_NAMES: readonly PeerName[] = ['tidemark', 'nbdkit', 'nbdkit-1-thread', 'qemu-nbd'];
 
 /** One load that every server gets. */
-export interface Cell {
+export interface Cell extends FioLoad {
   readonly name: string;
-  readonly pattern: 'randread' | 'randwrite' | 'read' | 'write';
-  readonly blockBytes: number;
-  /** Requests in flight. */
-  readonly depth: number;
   /** The least ratio of Tidemark's median to the other's that we aim for. */
   readonly targets: Readonly<Partial<Record<PeerName, number>>>;
 }

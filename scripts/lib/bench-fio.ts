@@ -1,7 +1,17 @@
 import { readFile, rm } from 'node:fs/promises';
 import { join } from 'node:path';
-import type { Cell } from './bench-cells.ts';
 import { mustRun } from './command.ts';
+
+export interface FioLoad {
+  readonly pattern: 'randread' | 'randwrite' | 'read' | 'write';
+  readonly blockBytes: number;
+  /** Requests in flight. */
+  readonly depth: number;
+  /** A flush after each write, waited for. */
+  readonly flushEach?: boolean;
+  /** How long it runs before it is measured; half a second unless told. */
+  readonly rampSeconds?: number;
+}
 
 export interface Measurement {
   readonly iops: number;
@@ -24,7 +34,7 @@ interface FioReport {
  * offsets.
  */
 export async function measure(
-  cell: Cell,
+  load: FioLoad,
   uri: string,
   sizeBytes: number,
   seconds: number,
@@ -36,13 +46,14 @@ export async function measure(
     '--name=bench',
     '--ioengine=nbd',
     `--uri=${uri}`,
-    `--rw=${cell.pattern}`,
-    `--bs=${cell.blockBytes}`,
-    `--iodepth=${cell.depth}`,
+    `--rw=${load.pattern}`,
+    `--bs=${load.blockBytes}`,
+    `--iodepth=${load.depth}`,
     `--size=${sizeBytes}`,
     '--time_based=1',
     `--runtime=${seconds}`,
-    '--ramp_time=0.5',
+    `--ramp_time=${load.rampSeconds ?? 0.5}`,
+    ...(load.flushEach === true ? ['--fsync=1'] : []),
     '--norandommap=1',
     `--randseed=${seed}`,
     '--output-format=json',
@@ -54,7 +65,7 @@ export async function measure(
   const report = JSON.parse(text.slice(text.indexOf('{'))) as FioReport;
   const job = report.jobs[0];
   if (job === undefined || job.error !== 0) throw new Error(`fio failed on ${uri}: ${text.slice(0, 400)}`);
-  const side = cell.pattern.endsWith('read') ? job.read : job.write;
+  const side = load.pattern.endsWith('read') ? job.read : job.write;
   return {
     iops: side.iops,
     latencyUs: side.clat_ns.mean / 1000,

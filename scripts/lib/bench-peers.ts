@@ -12,8 +12,8 @@ const MEBIBYTE_BYTES = 1024 * 1024;
 const START_LIMIT_MS = 20_000;
 
 /** A server under measurement, over a file of its own. */
-export interface Peer {
-  readonly name: PeerName;
+export interface Peer<Name extends string = PeerName> {
+  readonly name: Name;
   readonly uri: string;
   /** What it serves. */
   readonly file: string;
@@ -25,7 +25,7 @@ export async function startPeer(name: PeerName, folder: string, sizeBytes: numbe
   const own = join(folder, name);
   await mkdir(own);
   const file = join(own, 'disk.img');
-  await writeFile(file, sizeBytes);
+  await fillFile(file, sizeBytes);
   if (name === 'tidemark') return startTidemark(own, file, sizeBytes);
   const socket = join(own, 'nbd.sock');
   if (name === 'qemu-nbd') {
@@ -64,13 +64,14 @@ async function startTidemark(folder: string, file: string, sizeBytes: number): P
   };
 }
 
-async function startServer(
-  name: PeerName,
+/** Starts nbdkit or qemu-nbd, and waits until it listens on `socket`. */
+export async function startServer<Name extends string>(
+  name: Name,
   file: string,
   program: string,
   programArguments: readonly string[],
   socket: string,
-): Promise<Peer> {
+): Promise<Peer<Name>> {
   const pidPath = `${socket}.pid`;
   const serve = [program, '--pid-file', pidPath, ...programArguments];
   const child = spawn('setpriv', ['--pdeathsig', 'KILL', ...serve], {
@@ -114,7 +115,7 @@ async function untilReady(child: ChildProcess, pidPath: string): Promise<void> {
 }
 
 /** Fills a file with bytes that are not zero, so that no server finds a hole to be quick with. */
-async function writeFile(path: string, sizeBytes: number): Promise<void> {
+export async function fillFile(path: string, sizeBytes: number): Promise<void> {
   const block = Buffer.alloc(MEBIBYTE_BYTES);
   for (let index = 0; index < block.length; index++) block[index] = 1 + (index % 251);
   let handle: FileHandle | undefined;
