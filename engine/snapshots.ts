@@ -10,7 +10,7 @@ import type { GroupState, GroupVolume } from './group-state.ts';
 import type { LogBatch } from './log/record.ts';
 import type { RegionRun } from './map/region-map.ts';
 import { checkName } from './names.ts';
-import { changedBetween, changedSince, modifiedMap, restorationMap } from './snapshot/changes.ts';
+import { changedBetween, countChangedSince, modifiedMap, restorationMap } from './snapshot/changes.ts';
 import { type ControlEffects, type Snapshot, UNDO_NAME } from './snapshot/control-effects.ts';
 import { SnapshotVolume } from './snapshot/snapshot-volume.ts';
 import type { Lsn, RegionIndex } from './units.ts';
@@ -144,7 +144,7 @@ export class Snapshots {
       local: snapshot.local,
       undoOf: detached ? undefined : snapshot.undoOf,
       state: detached ? alone : inChain,
-      // Counted when somebody looks: who only wants names asks often, and must not wait for maps.
+      // Counted when somebody looks: who only wants names asks often.
       get volumes() {
         return figures();
       },
@@ -154,7 +154,7 @@ export class Snapshots {
   #figures(snapshot: Snapshot): SnapshotView['volumes'] {
     return this.#state.volumes.map((volume) => ({
       name: volume.name,
-      preservedRegions: changedSince(this.#state, volume, snapshot).count,
+      preservedRegions: countChangedSince(this.#state, volume, snapshot),
       modifiedRegions: snapshot.parts[volume.index]?.modified?.map.count ?? 0,
     }));
   }

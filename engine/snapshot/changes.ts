@@ -23,6 +23,15 @@ export function changedSince(state: GroupState, volume: GroupVolume, image: Imag
   return map;
 }
 
+/** How many regions `changedSince` has. Looked at often, so that the map is made only where a restore has regions to come. */
+export function countChangedSince(state: GroupState, volume: GroupVolume, image: Image): number {
+  const [changed, ...restores] = mapsSince(state, volume, image);
+  if (changed === undefined || restores.length > 0) return changedSince(state, volume, image).count;
+  let count = changed.count;
+  for (const region of volume.pending.regionsAbove(image.lsn)) if (!changed.has(region)) count++;
+  return count;
+}
+
 /** What a restore from it moves: preserved OR modified. */
 export function restorationMap(state: GroupState, volume: GroupVolume, image: Image): RegionMap {
   const map = changedSince(state, volume, image);
