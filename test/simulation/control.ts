@@ -53,6 +53,12 @@ export class Control {
     return machine.troubledEver && error.code === 'not-found' && this.#view(snapshot) === undefined;
   }
 
+  /** Whether a restore reads a snapshot that stands for itself: it may not change meanwhile (rule T3). */
+  #isRead(snapshot: SnapshotModel): boolean {
+    const isDetached = this.#view(snapshot)?.state === 'detached';
+    return isDetached && this.#machine.open.operations.some((operation) => operation.kind === 'restore');
+  }
+
   /** Whether a refusal is explained by what the snapshot is at, or was at when it was asked: a copy of its own, a refresh. */
   #busy(snapshot: SnapshotModel, stateBefore: string | undefined, error: EngineError): boolean {
     const states = [stateBefore, this.#view(snapshot)?.state];
@@ -114,6 +120,7 @@ export class Control {
     if (!(await this.#quiet(snapshot))) return;
     const refuses = snapshot.written && !force;
     const before = this.#view(snapshot)?.state;
+    const wasRead = this.#isRead(snapshot);
     const fresh = machine.model.beginSnapshot(snapshot.name, {
       undo: snapshot.undo,
       local: snapshot.local,
@@ -128,7 +135,7 @@ export class Control {
     machine.follow(flight, machine.open.refreshSnapshot(snapshot.name, { force }), done, (error) => {
       this.reconcile();
       // A write through it that failed, or was never answered, may have been done or not.
-      if (refuses && error.code === 'in-use') return true;
+      if (error.code === 'in-use' && (refuses || wasRead || this.#isRead(snapshot))) return true;
       return this.#busy(snapshot, before, error) || this.#excused(error, snapshot);
     });
   }

@@ -424,7 +424,8 @@ export class Model {
       invariant: '4 (a snapshot is the group at one LSN)',
       what: `snapshot ${snapshot.name}`,
       beganAt: snapshot.issuedAt,
-      ordered: () => true,
+      // What was written directly and refused may have been done in part.
+      ordered: (change) => change.logged || change.acknowledged,
       needed: () => false,
     });
   }
