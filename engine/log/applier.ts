@@ -362,6 +362,8 @@ export class Applier {
     this.#retained = [];
     this.#state.log.forget(batch);
     this.#hooks.controlApplied(batch);
+    // It was a checkpoint, and may be the last one for long.
+    this.#freeSoon();
   }
 
   #checkpointIsDue(): boolean {

@@ -71,6 +71,7 @@ export class Log {
   #unsyncedSuperblock = false;
   #timer: Timer | undefined;
   #roomWanted = false;
+  #full = false;
   #pacing = false;
   #allocating: Promise<void> | undefined;
   #closed = false;
@@ -187,6 +188,11 @@ export class Log {
     return (this.#endLsn - this.#tail.lsn) * LOG_SECTOR_BYTES;
   }
 
+  /** Whether the last append found the ring full, but for the reserve. */
+  get isFull(): boolean {
+    return this.#full;
+  }
+
   /** Memory held by payloads, in bytes. */
   get keptBytes(): number {
     return this.#builder.keptBytes;
@@ -266,7 +272,8 @@ export class Log {
     const lsn = joins ? (this.#builder.open?.lsn ?? this.#endLsn) : this.#endLsn;
     const endLsn = lsn + this.#builder.sectorsWith(recordBytes, joins);
     const { reserveSectors, maxUnsyncedSectors } = this.#limits;
-    if (!this.#hasRoom(endLsn, reserveSectors) || endLsn - this.#durableLsn > maxUnsyncedSectors) {
+    this.#full = !this.#hasRoom(endLsn, reserveSectors);
+    if (this.#full || endLsn - this.#durableLsn > maxUnsyncedSectors) {
       this.#refuse();
       return false;
     }

@@ -264,7 +264,7 @@ export class WritePath {
 
   #noteFull(): void {
     const { log } = this.#state;
-    if (this.#full || log.usedBytes < log.capacityBytes * 0.75) return;
+    if (this.#full || !log.isFull) return;
     this.#full = true;
     const message = 'the log is full: writers wait until records are applied';
     this.#state.emit({ type: 'log.full', message, data: { usedBytes: log.usedBytes } });
