@@ -8,7 +8,7 @@ import { turnstile } from './disk/turnstile.ts';
 import { EngineError } from './errors.ts';
 import type { GroupState, GroupVolume } from './group-state.ts';
 import type { LogBatch } from './log/record.ts';
-import type { RegionRun } from './map/region-map.ts';
+import type { RegionMap, RegionRun } from './map/region-map.ts';
 import { checkName } from './names.ts';
 import { changedBetween, countChangedSince, modifiedMap, restorationMap } from './snapshot/changes.ts';
 import { type ControlEffects, type Snapshot, UNDO_NAME } from './snapshot/control-effects.ts';
@@ -292,11 +292,28 @@ export class Snapshots {
   /** What a restore would move, as things stand. Throws `not-found`. */
   plan(name: string, options: { readonly volume?: string } = {}): RestorePlan {
     const snapshot = this.#require(name);
-    const volumes = this.#volumesToRestore(snapshot, options.volume).map((volume) => {
-      const map = restorationMap(this.#state, volume, snapshot);
+    return this.#planOf(snapshot, this.#mapsToRestore(snapshot, options.volume));
+  }
+
+  #mapsToRestore(
+    snapshot: Snapshot,
+    volumeName: string | undefined,
+  ): { readonly volume: GroupVolume; readonly map: RegionMap }[] {
+    return this.#volumesToRestore(snapshot, volumeName).map((volume) => ({
+      volume,
+      map: restorationMap(this.#state, volume, snapshot),
+    }));
+  }
+
+  #planOf(
+    snapshot: Snapshot,
+    maps: readonly { readonly volume: GroupVolume; readonly map: RegionMap }[],
+  ): RestorePlan {
+    const { regionBytes } = this.#state;
+    const volumes = maps.map(({ volume, map }) => {
       const lastIsShort = map.length > 0 && map.has(map.length - 1);
-      const missing = lastIsShort ? map.length * this.#state.regionBytes - volume.sizeBytes : 0;
-      return { name: volume.name, regions: map.count, bytes: map.count * this.#state.regionBytes - missing };
+      const missing = lastIsShort ? map.length * regionBytes - volume.sizeBytes : 0;
+      return { name: volume.name, regions: map.count, bytes: map.count * regionBytes - missing };
     });
     const sum = (of: 'regions' | 'bytes') => volumes.reduce((total, volume) => total + volume[of], 0);
     return { snapshot: this.view(snapshot), volumes, regions: sum('regions'), bytes: sum('bytes') };
@@ -341,12 +358,13 @@ export class Snapshots {
     name: string,
     options: { readonly volume?: string },
   ): Promise<RestoreResult> {
-    const plan = this.plan(name, options);
+    const maps = this.#mapsToRestore(source, options.volume);
+    const plan = this.#planOf(source, maps);
     const replaced = this.#effects.find(UNDO_NAME);
     const id = this.#state.newId();
-    const volumes = this.#volumesToRestore(source, options.volume).map((volume) => ({
+    const volumes = maps.map(({ volume, map }) => ({
       name: volume.name,
-      restoration: restorationMap(this.#state, volume, source),
+      restoration: map,
       modified: modifiedMap(this.#state, volume, source),
     }));
     const undo = { id: this.#state.newId(), createdAt: this.#now(), replaces: replaced?.id ?? null };

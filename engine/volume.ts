@@ -53,8 +53,9 @@ export class Volume implements BlockDevice {
     this.#path = path;
     this.#disk = volume.disk;
     volume.map.onFailure = (reason) => {
-      // What is logged is applied again: only who writes directly has lost something (rule L6).
+      // What is logged is applied again, and the map writes again all that counts: only who writes directly has lost something (rule L6).
       if (path.isDirect) this.fail(`its region map cannot be kept: ${reason}`);
+      else volume.map.forgive();
     };
   }
 

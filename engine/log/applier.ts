@@ -88,6 +88,8 @@ export class Applier {
   #checkpointing: Promise<void> | undefined;
   /** A volume's sync has failed since the last step. */
   #lost = false;
+  /** Counts such failures: a checkpoint that began before one is not made. */
+  #losses = 0;
   #paused = 0;
   #hurry = false;
   #patience: Timer | undefined;
@@ -391,17 +393,19 @@ export class Applier {
   /** Makes the applied position durable. In the lane. */
   async checkpoint(): Promise<void> {
     const lsn = this.#appliedLsn;
+    const losses = this.#losses;
     await this.#state.syncVolumes();
-    await this.#recordCheckpoint(lsn);
+    await this.#recordCheckpoint(lsn, losses);
   }
 
   /** The same for where it is now, while the next units are applied: only the record is written in the lane. */
   #checkpointAside(): void {
     if (this.#checkpointing !== undefined) return;
     const lsn = this.#appliedLsn;
+    const losses = this.#losses;
     this.#checkpointing = this.#state
       .syncVolumes()
-      .then(() => this.#state.lane(() => this.#recordCheckpoint(lsn)))
+      .then(() => this.#state.lane(() => this.#recordCheckpoint(lsn, losses)))
       // What could not be made durable is in the log still: the next checkpoint covers it, or says why not.
       .catch(() => {})
       .finally(() => {
@@ -410,9 +414,9 @@ export class Applier {
       });
   }
 
-  /** Everything below `lsn` is in the volumes, durably, unless a sync has failed meanwhile. In the lane. */
-  async #recordCheckpoint(lsn: Lsn): Promise<void> {
-    if (this.#lost || lsn <= this.#state.checkpointLsn) return;
+  /** Everything below `lsn` is in the volumes, durably, unless a sync has failed since there were so many `losses`. In the lane. */
+  async #recordCheckpoint(lsn: Lsn, losses: number): Promise<void> {
+    if (losses !== this.#losses || lsn <= this.#state.checkpointLsn) return;
     await this.#hooks.flushMaps();
     await this.#state.writeRecord(lsn);
     this.#retained = this.#retained.filter((batch) => batch.endLsn > lsn);
@@ -446,6 +450,7 @@ export class Applier {
    */
   #volumeLost(): void {
     this.#lost = true;
+    this.#losses++;
     for (const volume of this.#state.volumes) {
       volume.disk.forgive();
       volume.pending.clear();

@@ -137,5 +137,6 @@ function restoresBetween(state: GroupState, volume: GroupVolume, above: Lsn, bel
 }
 
 function orInto(map: RegionMap, view: RegionMapView): void {
-  for (const run of view.runs()) map.setRange(run.first, run.end);
+  if (view instanceof RegionMap) map.or(view);
+  else for (const run of view.runs()) map.setRange(run.first, run.end);
 }
