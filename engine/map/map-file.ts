@@ -76,7 +76,8 @@ export class MapFile {
   readonly #warnings: string[] = [];
   /** How often a failed sync was forgiven: what was written before is no more known to be durable after the next sync. */
   #forgiven = 0;
-  /** Called once when the map can no longer be kept durable; see `failure`. */
+  #told = false;
+  /** Called once when the map can no longer be kept durable, until it is forgiven; see `failure`. */
   onFailure: ((reason: string) => void) | undefined;
 
   private constructor(disk: Disk, identity: MapIdentity, clock: Clock) {
@@ -141,6 +142,7 @@ export class MapFile {
    * was under way then counts as failed, and is written again: the activity sector is always written whole.
    */
   forgive(): void {
+    this.#told = false;
     this.#forgiven++;
     this.#disk.forgive();
     this.#arm();
@@ -195,9 +197,9 @@ export class MapFile {
     try {
       await this.#disk.sync();
     } catch (error) {
-      const tell = this.onFailure;
-      this.onFailure = undefined;
-      tell?.(error instanceof Error ? error.message : String(error));
+      const first = !this.#told;
+      this.#told = true;
+      if (first) this.onFailure?.(error instanceof Error ? error.message : String(error));
       throw error;
     }
     if (forgiven !== this.#forgiven)
