@@ -65,9 +65,9 @@ export class Control {
     return error.code === 'in-use' && states.some((state) => state === 'detaching' || state === 'refreshing');
   }
 
-  snapshot(local: boolean): void {
+  snapshot(local: boolean, again: boolean): void {
     const machine = this.#machine;
-    const name = `s${++machine.names}`;
+    const name = (again ? this.#freeName() : undefined) ?? `s${++machine.names}`;
     const snapshot = machine.model.beginSnapshot(name, { local });
     const done = (view: SimSnapshotView): void => {
       if (view.name !== name || view.local !== local)
@@ -85,11 +85,18 @@ export class Control {
     );
   }
 
+  /** The name of the last one that was deleted, unless it is in use again. */
+  #freeName(): string | undefined {
+    const { deletedName, model } = this.#machine;
+    return model.snapshots.some((snapshot) => snapshot.name === deletedName) ? undefined : deletedName;
+  }
+
   delete(snapshot: SnapshotModel): void {
     const machine = this.#machine;
     snapshot.leaving = true;
     const done = (): void => {
       machine.model.forget(snapshot);
+      if (snapshot.name !== UNDO) machine.deletedName = snapshot.name;
       if (machine.open.snapshots.some((view) => view.name === snapshot.name))
         throw new Violation('4', `${snapshot.name} was deleted and is in the list`);
     };
@@ -326,6 +333,11 @@ export function matchSnapshots(machine: Machine, views: readonly SimSnapshotView
         `there is a snapshot ${view.name} (${view.id}) that nobody took, or that was deleted`,
       );
     left.delete(snapshot);
+    if (view.local !== snapshot.local)
+      throw new Violation(
+        '4 (S7)',
+        `snapshot ${view.name} was taken as local: ${snapshot.local}, and is not`,
+      );
     if (view.name === snapshot.nameToBe) snapshot.name = view.name;
     if (view.name !== snapshot.name)
       throw new Violation('4', `snapshot ${snapshot.name} is called ${view.name}, and nobody renamed it`);

@@ -44,6 +44,13 @@ export interface SimGroup {
   readonly stall: string | undefined;
   readonly snapshots: readonly SimSnapshotView[];
   readonly operations: readonly SimOperationView[];
+  readonly counters: { readonly regionsRestored: number };
+  readonly log: {
+    readonly endLsn: number;
+    readonly durableLsn: number;
+    readonly appliedLsn: number;
+    readonly checkpointLsn: number;
+  };
   snapshotVolume(snapshot: string, volume: string): BlockDevice | undefined;
   createSnapshot(name: string, options?: { local?: boolean }): Promise<SimSnapshotView>;
   deleteSnapshot(name: string): Promise<void>;
@@ -72,11 +79,17 @@ export interface SimGroupSpec {
   readonly onFull?: 'hold' | 'give-up';
 }
 
+export interface SimEvent {
+  readonly type: string;
+  readonly message: string;
+  readonly data?: Readonly<Record<string, unknown>>;
+}
+
 export interface SimGroupOptions {
   readonly memoryBytes?: number;
   readonly copyBytesPerSecond?: number;
   readonly firstLsn?: number;
-  readonly onEvent?: (event: { readonly type: string; readonly message: string }) => void;
+  readonly onEvent?: (event: SimEvent) => void;
 }
 
 interface GroupClass {

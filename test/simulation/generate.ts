@@ -7,6 +7,7 @@ import type { DiskOperation, FileKind } from './storage.ts';
 const REGION_CELLS = REGION_BYTES / CELL_BYTES;
 const SECTOR_BYTES = 512;
 const KIB = 1024;
+const WHOLE_VOLUMES = 0.03;
 
 /** How often each operation is drawn, among those that are enabled. */
 const WEIGHTS: Readonly<Record<OperationName, number>> = {
@@ -31,6 +32,9 @@ const WEIGHTS: Readonly<Record<OperationName, number>> = {
   verify: 4,
   wait: 4,
   settled: 2,
+  idle: 2,
+  'when-full': 0.5,
+  damage: 0.5,
   crash: 3,
   reopen: 1,
   fault: 2,
@@ -46,16 +50,36 @@ const TROUBLE: readonly OperationName[] = ['fault', 'space'];
 /** A fresh group begins here now and then, where arithmetic of 32, 44 or 53 bits would show (rule L8). */
 const FIRST_LSNS = [0, 0, 0, 2 ** 32 - 64, 2 ** 44 - 64, 2 ** 53 - 2 ** 22];
 
-export function generate(seed: number, operations: readonly OperationName[], length: number): Plan {
+/** What a run is to be like, for who looks for something: everything else is drawn. */
+export interface Preferences {
+  readonly plan?: Partial<Omit<Plan, 'seed' | 'schedule' | 'operations'>>;
+  /** How often an operation is drawn, where that is to be another number than usual. */
+  readonly weights?: Partial<Record<OperationName, number>>;
+  /** The disks fail in every run, or in none. */
+  readonly trouble?: boolean;
+  /** How many requests cover a volume whole. */
+  readonly wholeVolumes?: number;
+}
+
+export function generate(
+  seed: number,
+  operations: readonly OperationName[],
+  length: number,
+  prefer: Preferences = {},
+): Plan {
   const random = new Random(seed);
-  const volumeSectors = Array.from({ length: random.pick([1, 2, 2, 3]) }, () => volumeSize(random));
-  const trouble = random.chance(0.4);
+  const volumeSectors =
+    prefer.plan?.volumeSectors ?? Array.from({ length: random.pick([1, 2, 2, 3]) }, () => volumeSize(random));
+  const trouble = prefer.trouble ?? random.chance(0.4);
   // Each run prefers some operations, so that unlikely mixtures come up.
   const weights = operations
     .filter((name) => trouble || !TROUBLE.includes(name))
-    .map((name) => ({ name, weight: WEIGHTS[name] * random.pick([0.2, 0.5, 1, 1, 1, 2, 4]) }));
+    .map((name) => ({
+      name,
+      weight: (prefer.weights?.[name] ?? WEIGHTS[name]) * random.pick([0.2, 0.5, 1, 1, 1, 2, 4]),
+    }));
   const hurry = random.pick([0, 2, 8, 30]);
-  const draw = drawer(random, volumeSectors, hurry);
+  const draw = drawer(random, volumeSectors, hurry, prefer.wholeVolumes ?? WHOLE_VOLUMES);
   const list: Operation[] = [];
   const count = random.between(Math.ceil(length / 4), length);
   while (list.length < count) list.push(draw(pickWeighted(random, weights)));
@@ -74,6 +98,7 @@ export function generate(seed: number, operations: readonly OperationName[], len
     memoryBytes: random.pick([512 * KIB, 1024 * KIB, 256 * 1024 * KIB]),
     copyBytesPerSecond: random.pick([0, 0, 0, 1024 * KIB]),
     onFull: random.chance(0.3) ? 'give-up' : 'hold',
+    ...prefer.plan,
     operations: list,
   };
 }
@@ -108,11 +133,15 @@ function drawer(
   random: Random,
   volumeSectors: readonly number[],
   hurry: number,
+  wholeVolumes: number,
 ): (op: OperationName) => Operation {
   const anyVolume = (): number => random.below(volumeSectors.length);
   const range = (): Range => {
     const volume = anyVolume();
-    return { volume, ...drawRange(random, ((volumeSectors[volume] ?? 1) * SECTOR_BYTES) / CELL_BYTES) };
+    return {
+      volume,
+      ...drawRange(random, ((volumeSectors[volume] ?? 1) * SECTOR_BYTES) / CELL_BYTES, wholeVolumes),
+    };
   };
   const pick = (): number => random.below(256);
   const again = (): { steps: number; power: boolean }[] =>
@@ -134,7 +163,7 @@ function drawer(
       case 'flush':
         return { op, volume: anyVolume(), steps };
       case 'snapshot':
-        return { op, local: random.chance(0.2), steps };
+        return { op, local: random.chance(0.2), again: random.chance(0.5), steps };
       case 'delete':
       case 'rename':
       case 'detach':
@@ -158,7 +187,12 @@ function drawer(
         return { op, ...drawFault(random), steps };
       case 'space':
         return { op, pages: random.pick([0, 1, 3, 10, 40]), steps };
+      case 'when-full':
+        return { op, place: random.below(256), steps };
+      case 'damage':
+        return { op, power: random.chance(0.6), place: random.below(2 ** 20), steps };
       case 'settle':
+      case 'idle':
       case 'refusals':
       case 'verify':
       case 'wait':
@@ -170,12 +204,12 @@ function drawer(
   };
 }
 
-function drawRange(random: Random, cells: number): { cell: number; cells: number } {
+function drawRange(random: Random, cells: number, wholeVolumes: number): { cell: number; cells: number } {
   const whole = (first: number, count: number) => ({ cell: first, cells: Math.min(count, cells - first) });
   const region = random.below(Math.ceil(cells / REGION_CELLS)) * REGION_CELLS;
+  if (random.chance(wholeVolumes)) return whole(0, cells);
   if (random.chance(0.3)) return whole(region, REGION_CELLS);
   if (random.chance(0.2)) return whole(region, REGION_CELLS * random.between(2, 5));
-  if (random.chance(0.05)) return whole(0, cells);
   // Anywhere, and more often than not across a border.
   const first = Math.min(
     cells - 1,

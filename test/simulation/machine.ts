@@ -48,6 +48,8 @@ export class Machine {
   /** How the process that had the group ended, until what is left has been looked at. */
   death: Death | undefined;
   names = 0;
+  /** Of the snapshot that was deleted last. */
+  deletedName: string | undefined;
   #wrong: Error | undefined;
   #life = 0;
   #snapshotsGone = false;
@@ -224,6 +226,12 @@ export class Machine {
     return this.#folder;
   }
 
+  /** The disks as the next process finds them. */
+  newFolder(): SimFolder {
+    if (this.#folder === undefined || this.#folder.dead) this.#folder = this.storage.folder();
+    return this.#folder;
+  }
+
   openImage(path: string): Promise<Disk> {
     return this.folder.openImage(path);
   }
@@ -277,7 +285,6 @@ export class Machine {
     this.troubled =
       this.storage.faults.length > 0 || this.storage.space.totalPages !== Number.POSITIVE_INFINITY;
     // Whoever could not open it has left nothing open, so that the same process may try again.
-    if (this.#folder === undefined || this.#folder.dead) this.#folder = this.storage.folder();
-    this.#follow('open', groups.open(this.#folder, this.scheduler.clock(), this.options));
+    this.#follow('open', groups.open(this.newFolder(), this.scheduler.clock(), this.options));
   }
 }

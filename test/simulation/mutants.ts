@@ -1,7 +1,10 @@
 /**
- * `npm run mutants -- [--only TEXT] [--seed N] [--minutes M] [--rotate]`: builds each mutant of the list and has the simulator look for it; prints how
- * many runs it took. Fails when one survives. With `--rotate` it begins at a place that the current commit chooses and stops when the
- * time is over, so that each is looked for again and again without all taking their time every time.
+ * `npm run mutants -- [--only TEXT] [--seed N] [--minutes M] [--rotate] [--keep]`: builds each mutant of the list and has the simulator look for it;
+ * prints how many runs it took. Fails when one survives.
+ *
+ * A seed that is known to show it is tried first (mutants/seeds.json; `--keep` writes what was found there); one that has gone stale costs a run, and
+ * the mutant is searched for. With `--rotate` it begins at a place that the current commit chooses and stops when the time is over,
+ * so that each is looked for again and again without all taking their time every time.
  */
 import { spawn, spawnSync } from 'node:child_process';
 import {
@@ -18,15 +21,16 @@ import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import ts from 'typescript';
-import { MUTANTS, type Mutant } from './mutant-list.ts';
-import { mutate } from './mutate.ts';
+import { MUTANTS } from './mutants/list.ts';
+import { byFile, type Edit, type Mutant, mutate } from './mutants/mutant.ts';
 
 const MS_PER_MINUTE = 60_000;
 const DEFAULT_SEED = 1;
 /** As compiled: dist/simulation/test/simulation. */
 const BUILT = dirname(dirname(dirname(fileURLToPath(import.meta.url))));
 const ROOT = dirname(dirname(BUILT));
-const FOLDER = join(ROOT, 'dist', 'mutants');
+const FOLDER = join(ROOT, 'dist', `mutants-${process.pid}`);
+const SEEDS_FILE = join(ROOT, 'test', 'simulation', 'mutants', 'seeds.json');
 
 function compile(text: string, file: string): string {
   const compilerOptions: ts.CompilerOptions = {
@@ -38,11 +42,19 @@ function compile(text: string, file: string): string {
   return ts.transpileModule(text, { compilerOptions, fileName: file }).outputText;
 }
 
+/** The text of each file that the edits change. Throws when one does not fit. */
+function mutated(name: string, edits: readonly Edit[]): Map<string, string> {
+  return new Map(
+    [...byFile(edits)].map(([file, own]) => [
+      file,
+      mutate(name, own, readFileSync(join(ROOT, file), 'utf8')),
+    ]),
+  );
+}
+
 /** A copy of the compiled tree, with links for all that is the same. Returns its folder. */
-function build(mutant: Mutant, index: number): string {
-  const text = mutate(mutant, readFileSync(join(ROOT, mutant.file), 'utf8'));
-  const folder = join(FOLDER, String(index));
-  rmSync(folder, { recursive: true, force: true });
+function build(name: string, edits: readonly Edit[], folderName: string): string {
+  const folder = join(FOLDER, folderName);
   mkdirSync(FOLDER, { recursive: true });
   cpSync(BUILT, folder, {
     recursive: true,
@@ -52,50 +64,111 @@ function build(mutant: Mutant, index: number): string {
       return false;
     },
   });
-  const target = join(folder, mutant.file.replace(/\.ts$/, '.js'));
-  if (!existsSync(target))
-    throw new Error(`mutant "${mutant.name}": ${mutant.file} is no part of what is simulated`);
-  unlinkSync(target);
-  writeFileSync(target, compile(text, mutant.file));
+  for (const [file, text] of mutated(name, edits)) {
+    const target = join(folder, file.replace(/\.ts$/, '.js'));
+    if (!existsSync(target)) throw new Error(`mutant "${name}": ${file} is no part of what is simulated`);
+    unlinkSync(target);
+    writeFileSync(target, compile(text, file));
+  }
   return folder;
 }
 
-interface Hunt {
-  /** Undefined: it survived. */
-  readonly runs: number | undefined;
-  readonly said: string;
+interface Search {
+  readonly folder: string;
+  readonly mutant: Mutant;
+  readonly seed: number;
+  readonly runs: number;
+  readonly untilMs: number;
 }
 
-/** Runs seeds until one shows a violation; says which run that was. */
-function simulate(folder: string, mutant: Mutant, seed: number, runs: number): Promise<Hunt> {
+/** How many runs it took until one showed a violation, and what was said of it. Undefined: none did. */
+interface Found {
+  readonly runs: number;
+  readonly why: string;
+}
+
+function simulate({ folder, mutant, seed, runs, untilMs }: Search): Promise<Found | undefined> {
   const run = join(folder, 'test', 'simulation', 'run.js');
   const ops = mutant.ops === undefined ? [] : ['--ops', mutant.ops.join(',')];
-  const settings = ['--seed', String(seed), '--runs', String(runs), '--shrink', '0', ...ops];
+  const prefer = mutant.prefer === undefined ? [] : ['--prefer', JSON.stringify(mutant.prefer)];
+  const minutes = Math.min(2 ** 20, Math.max(0.01, (untilMs - Date.now()) / MS_PER_MINUTE));
+  const bounds = ['--runs', String(runs), '--minutes', String(minutes), '--shrink', '0'];
+  const settings = ['--seed', String(seed), ...bounds, ...ops, ...prefer];
   const child = spawn(process.execPath, [run, ...settings], { stdio: ['ignore', 'pipe', 'inherit'] });
   let said = '';
   child.stdout.setEncoding('utf8');
   child.stdout.on('data', (text: string) => {
     said += text;
   });
-  return new Promise((resolve) => {
+  return new Promise((resolve, reject) => {
     child.on('close', (code) => {
       const after = /^after (\d+) runs/m.exec(said)?.[1];
-      resolve({ runs: code === 0 || after === undefined ? undefined : Number(after), said });
+      const why = /^VIOLATION of invariant (.*)$\n(.*)$/m.exec(said);
+      if (code === 0) resolve(undefined);
+      else if (after === undefined) reject(new Error(`mutant "${mutant.name}" does not run: ${said}`));
+      else resolve({ runs: Number(after), why: `${why?.[1]}: ${why?.[2]?.trim().slice(0, 100)}` });
     });
   });
 }
 
-/** What the engine does without the bug as well says nothing about the simulator: such a seed is passed over, and told. */
-async function hunt(mutant: Mutant, folder: string, seed: number): Promise<Hunt> {
-  for (let done = 0; done < mutant.maxRuns; ) {
-    const found = await simulate(folder, mutant, seed + done, mutant.maxRuns - done);
-    if (found.runs === undefined) return found;
-    done += found.runs;
-    const sound = await simulate(BUILT, mutant, seed + done - 1, 1);
-    if (sound.runs === undefined) return { runs: done, said: found.said };
-    console.log(`seed ${seed + done - 1} shows a violation without the mutant too`);
+interface Hunt {
+  /** Undefined: it was not found. */
+  readonly runs: number | undefined;
+  readonly seed: number;
+  readonly why: string;
+}
+
+/** Looks for one mutant. What the engine does without the bug as well says nothing about the simulator: such a seed is passed over. */
+class Hunter {
+  readonly #mutant: Mutant;
+  readonly #folder: string;
+  readonly #sound: string;
+  readonly #untilMs: number;
+
+  constructor(mutant: Mutant, untilMs: number) {
+    const setting = mutant.setting ?? [];
+    this.#mutant = mutant;
+    this.#untilMs = untilMs;
+    this.#folder = build(mutant.name, [...setting, ...mutant.edits], 'mutant');
+    this.#sound = setting.length === 0 ? BUILT : build(mutant.name, setting, 'sound');
   }
-  return { runs: undefined, said: '' };
+
+  #search(folder: string, seed: number, runs: number): Promise<Found | undefined> {
+    return simulate({ folder, mutant: this.#mutant, seed, runs, untilMs: this.#untilMs });
+  }
+
+  async hunt(known: number | undefined, first: number): Promise<Hunt> {
+    if (known !== undefined) {
+      const found = await this.#search(this.#folder, known, 1);
+      if (found !== undefined && (await this.#isItsOwn(known)))
+        return { runs: 1, seed: known, why: found.why };
+    }
+    for (let done = 0; done < this.#mutant.maxRuns && Date.now() < this.#untilMs; ) {
+      const found = await this.#search(this.#folder, first + done, this.#mutant.maxRuns - done);
+      if (found === undefined) break;
+      done += found.runs;
+      const seed = first + done - 1;
+      if (await this.#isItsOwn(seed)) return { runs: done, seed, why: found.why };
+    }
+    return { runs: undefined, seed: 0, why: '' };
+  }
+
+  async #isItsOwn(seed: number): Promise<boolean> {
+    if ((await this.#search(this.#sound, seed, 1)) === undefined) return true;
+    console.log(`seed ${seed} shows a violation without the mutant too`);
+    return false;
+  }
+}
+
+function readSeeds(): Record<string, number> {
+  return JSON.parse(readFileSync(SEEDS_FILE, 'utf8')) as Record<string, number>;
+}
+
+function keepSeed(name: string, seed: number): void {
+  const seeds = { ...readSeeds(), [name]: seed };
+  const known = MUTANTS.filter((mutant) => seeds[mutant.name] !== undefined);
+  const kept = Object.fromEntries(known.map((mutant) => [mutant.name, seeds[mutant.name]]));
+  writeFileSync(SEEDS_FILE, `${JSON.stringify(kept, null, 2)}\n`);
 }
 
 function firstOfCommit(): number {
@@ -110,31 +183,40 @@ async function main(): Promise<boolean> {
       seed: { type: 'string' },
       minutes: { type: 'string' },
       rotate: { type: 'boolean' },
+      keep: { type: 'boolean' },
     },
   });
   const { only } = values;
   const chosen = MUTANTS.filter((one) => only === undefined || one.name.includes(only) || one.rule === only);
+  if (chosen.length === 0) throw new Error(`no mutant and no rule is called ${only}`);
   // A list that does not fit the source is told before any time is spent.
-  for (const mutant of chosen) mutate(mutant, readFileSync(join(ROOT, mutant.file), 'utf8'));
-  const untilMs = Date.now() + Number(values.minutes ?? Number.POSITIVE_INFINITY) * MS_PER_MINUTE;
-  const first = values.rotate === true ? firstOfCommit() % Math.max(1, chosen.length) : 0;
-  const order = [...chosen.slice(first), ...chosen.slice(0, first)];
+  for (const mutant of chosen) mutated(mutant.name, [...(mutant.setting ?? []), ...mutant.edits]);
+  const rotates = values.rotate === true;
+  const untilMs = Date.now() + Number(values.minutes ?? 2 ** 20) * MS_PER_MINUTE;
+  const first = rotates ? firstOfCommit() % chosen.length : 0;
+  const seeds = readSeeds();
   let survived = 0;
-  let hunted = 0;
-  for (const [index, mutant] of order.entries()) {
+  let caught = 0;
+  for (const mutant of [...chosen.slice(first), ...chosen.slice(0, first)]) {
     if (Date.now() > untilMs) break;
-    hunted++;
-    const { runs, said } = await hunt(mutant, build(mutant, index), Number(values.seed ?? DEFAULT_SEED));
-    const what = runs === undefined ? `SURVIVED ${mutant.maxRuns} runs` : `${runs} runs`;
-    const why = /^VIOLATION of (invariant .*)$/m.exec(said)?.[1] ?? '';
-    console.log(`${mutant.rule.padEnd(8)} ${mutant.name.padEnd(60)} ${what} ${why}`);
-    if (runs !== undefined) continue;
-    survived++;
-    console.log(said);
+    rmSync(FOLDER, { recursive: true, force: true });
+    const hunter = new Hunter(mutant, untilMs);
+    const { runs, seed, why } = await hunter.hunt(seeds[mutant.name], Number(values.seed ?? DEFAULT_SEED));
+    const outOfTime = runs === undefined && Date.now() > untilMs;
+    const missed = outOfTime ? 'no time left' : `SURVIVED ${mutant.maxRuns} runs`;
+    const what = runs === undefined ? missed : `${runs} runs (seed ${seed})`;
+    console.log(`${mutant.rule.padEnd(6)} ${mutant.name}\n       ${what} ${why}`);
+    if (runs !== undefined) {
+      caught++;
+      if (values.keep === true) keepSeed(mutant.name, seed);
+    } else if (!outOfTime) survived++;
   }
-  rmSync(FOLDER, { recursive: true, force: true });
-  console.log(`${hunted} of ${chosen.length} mutants hunted, ${survived} survived`);
-  return survived === 0 && (hunted > 0 || chosen.length === 0);
+  console.log(`${caught} of ${chosen.length} mutants caught, ${survived} survived`);
+  return survived === 0 && caught > 0;
 }
 
-process.exitCode = (await main()) ? 0 : 1;
+try {
+  process.exitCode = (await main()) ? 0 : 1;
+} finally {
+  rmSync(FOLDER, { recursive: true, force: true });
+}

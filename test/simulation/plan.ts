@@ -6,20 +6,20 @@ import type { DiskOperation, FileKind, Traits } from './storage.ts';
 
 /** `pick`: which snapshot, modulo those that there are. `steps`: how far the world goes on before the next operation. */
 export type Operation = { readonly steps: number } & (
+  /** `idle`: nobody asks for anything, and what is logged becomes durable and is applied by itself. */
+  | { readonly op: 'settle' | 'refusals' | 'verify' | 'wait' | 'settled' | 'idle' | 'reopen' | 'heal' }
   | { readonly op: 'write'; volume: number; cell: number; cells: number; inline: boolean; settle: boolean }
-  | { readonly op: 'settle' }
   | { readonly op: 'zero'; volume: number; cell: number; cells: number; mayPunch: boolean; fast: boolean }
-  | { readonly op: 'trim'; volume: number; cell: number; cells: number }
+  | { readonly op: 'trim' | 'import'; volume: number; cell: number; cells: number }
   | { readonly op: 'flush'; volume: number }
   | { readonly op: 'read'; volume: number; cell: number; cells: number; inline: boolean }
-  | { readonly op: 'snapshot'; local: boolean }
-  | { readonly op: 'delete'; pick: number }
-  | { readonly op: 'rename'; pick: number }
+  /** `again`: by the name of one that was deleted, if there is one. */
+  | { readonly op: 'snapshot'; local: boolean; again?: boolean }
+  | { readonly op: 'delete' | 'rename' | 'detach'; pick: number }
   | { readonly op: 'refresh'; pick: number; force: boolean }
-  | { readonly op: 'detach'; pick: number }
   | { readonly op: 'restore'; pick: number; volume: number | null }
   | {
-      readonly op: 'snapshot-write';
+      readonly op: 'snapshot-write' | 'snapshot-read';
       pick: number;
       volume: number;
       cell: number;
@@ -28,28 +28,17 @@ export type Operation = { readonly steps: number } & (
     }
   | { readonly op: 'snapshot-trim'; pick: number; volume: number; cell: number; cells: number }
   | { readonly op: 'snapshot-flush'; pick: number; volume: number }
-  | {
-      readonly op: 'snapshot-read';
-      pick: number;
-      volume: number;
-      cell: number;
-      cells: number;
-      inline: boolean;
-    }
-  | { readonly op: 'import'; volume: number; cell: number; cells: number }
-  | { readonly op: 'refusals' }
-  | { readonly op: 'verify' }
-  | { readonly op: 'wait' }
-  | { readonly op: 'settled' }
+  /** A snapshot is taken, and one is deleted, while there is no space at all. */
+  | { readonly op: 'when-full'; place: number }
+  /** The machine stops, and a sector of the log that was durable is damaged. */
+  | { readonly op: 'damage'; power: boolean; place: number }
   | {
       readonly op: 'crash';
       power: boolean;
       again: readonly { readonly steps: number; readonly power: boolean }[];
     }
-  | { readonly op: 'reopen' }
   | { readonly op: 'fault'; operation: DiskOperation; file: FileKind | 'any'; times: number | null }
   | { readonly op: 'space'; pages: number }
-  | { readonly op: 'heal' }
 );
 
 export type OperationName = Operation['op'];

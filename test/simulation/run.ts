@@ -9,7 +9,7 @@ import { fork } from 'node:child_process';
 import { readFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
-import { ALL_OPERATIONS, generate } from './generate.ts';
+import { ALL_OPERATIONS, generate, type Preferences } from './generate.ts';
 import type { OperationName, Plan } from './plan.ts';
 import { type Outcome, runPlan } from './run-plan.ts';
 import { shrink } from './shrink.ts';
@@ -31,6 +31,7 @@ interface Settings {
   readonly stride: number;
   readonly shrinkSeconds: number;
   readonly operations: readonly OperationName[];
+  readonly prefer: Preferences;
   readonly tally: boolean;
   readonly verbose: boolean;
   readonly plan: string | undefined;
@@ -47,6 +48,7 @@ function settings(): Settings {
       stride: { type: 'string' },
       shrink: { type: 'string' },
       ops: { type: 'string' },
+      prefer: { type: 'string' },
       plan: { type: 'string' },
       tally: { type: 'boolean' },
       verbose: { type: 'boolean' },
@@ -70,6 +72,7 @@ function settings(): Settings {
     stride: number(values.stride, 1),
     shrinkSeconds: number(values.shrink, 60),
     operations: supportedOperations(ALL_OPERATIONS).filter((name) => asked?.includes(name) ?? true),
+    prefer: JSON.parse(values.prefer ?? '{}') as Preferences,
     tally: values.tally ?? false,
     verbose: values.verbose ?? false,
     plan: values.plan,
@@ -131,7 +134,12 @@ async function runSeeds(options: Settings): Promise<boolean> {
   const tally = new Tally();
   const rate = (): string => `${((runs * 1000) / Math.max(1, Date.now() - startedMs)).toFixed(0)} runs/s`;
   for (; runs < options.runs && Date.now() < untilMs; runs++) {
-    const plan = generate(options.seed + runs * options.stride, options.operations, options.steps);
+    const plan = generate(
+      options.seed + runs * options.stride,
+      options.operations,
+      options.steps,
+      options.prefer,
+    );
     const outcome = await runPlan(plan, options.verbose);
     steps += outcome.steps;
     if (options.verbose) console.log(outcome.trace.join('\n'));
@@ -170,7 +178,8 @@ async function runJobs(options: Settings): Promise<boolean> {
     ];
     const same = ['--steps', String(options.steps), '--minutes', String(options.minutes)];
     const rest = ['--shrink', String(options.shrinkSeconds), '--ops', options.operations.join(',')];
-    return fork(fileURLToPath(import.meta.url), [...own, ...same, ...rest]);
+    const prefer = ['--prefer', JSON.stringify(options.prefer)];
+    return fork(fileURLToPath(import.meta.url), [...own, ...same, ...rest, ...prefer]);
   });
   const ends = children.map(
     (child) =>

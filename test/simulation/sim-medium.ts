@@ -103,6 +103,15 @@ export class Medium {
     this.#now.read(target, targetStart, lengthBytes, offsetBytes);
   }
 
+  /** Damages a sector, or mends it again: every bit is turned over, also of what is durable. */
+  turnOver(sector: number): void {
+    for (const pages of [this.#now, this.#durable]) {
+      const page = pages.content[Math.floor(sector / PAGE_SECTORS)];
+      const from = (sector % PAGE_SECTORS) * SECTOR_BYTES;
+      for (let at = from; page !== undefined && at < from + SECTOR_BYTES; at++) page[at] = ~(page[at] ?? 0);
+    }
+  }
+
   /** Pages of the range that are not allocated. */
   missingPages(lengthBytes: number, offsetBytes: number): number {
     let missing = 0;

@@ -2,10 +2,12 @@
 
 import { beginVerify, checkMaps, snapshotTarget, volumeTarget } from './checks.ts';
 import { Control, matchSnapshots } from './control.ts';
+import { damageLog } from './damage.ts';
 import { supported } from './engine-api.ts';
 import { Violation } from './image.ts';
 import { Machine } from './machine.ts';
 import type { Death } from './model.ts';
+import { idle, whenFull } from './moments.ts';
 import type { Operation, OperationName, Plan } from './plan.ts';
 import { Requests, type Target } from './requests.ts';
 import { reactions } from './scheduler.ts';
@@ -89,6 +91,16 @@ export class World {
       case 'settle':
         this.#requests.settle();
         return;
+      case 'idle':
+        await idle(machine);
+        return;
+      case 'when-full':
+        this.#requests.settle();
+        await whenFull(machine, this.#control, operation.place);
+        return;
+      case 'damage':
+        await this.#damage(operation.power, operation.place);
+        return;
       case 'refusals':
         this.#control.refusals();
         return;
@@ -112,7 +124,7 @@ export class World {
         machine.storage.heal();
         return;
       case 'snapshot':
-        if (!machine.controlBusy) this.#control.snapshot(operation.local);
+        if (!machine.controlBusy) this.#control.snapshot(operation.local, operation.again ?? false);
         return;
       case 'import':
         await this.#control.import(operation.volume, operation.cell, operation.cells);
@@ -193,6 +205,16 @@ export class World {
     this.#requests.forget();
     this.machine.die(power);
     await this.#reopenAfterDeath(again);
+  }
+
+  async #damage(power: boolean, place: number): Promise<void> {
+    const { machine } = this;
+    const known = machine.open.log;
+    const failed = machine.open.failure !== undefined;
+    this.#requests.forget();
+    machine.die(power);
+    if (!machine.troubledEver && !failed) await damageLog(machine, known, place);
+    await this.#reopenAfterDeath([]);
   }
 
   /** Closes the group and opens it again. Nothing that was acknowledged may be lost, whatever happens to the machine in between. */

@@ -1,0 +1,389 @@
+/** Bugs against the rules of the log: L1 to L12. */
+import type { OperationName } from '../plan.ts';
+import { edit, type Mutant } from './mutant.ts';
+
+const DIRECT: readonly OperationName[] = [
+  'write',
+  'settle',
+  'zero',
+  'trim',
+  'flush',
+  'read',
+  'verify',
+  'wait',
+  'crash',
+  'reopen',
+];
+/** A group that logs, and what makes it forget. */
+const LOGGED: readonly OperationName[] = ['write', 'flush', 'snapshot', 'verify', 'settled', 'crash', 'idle'];
+
+const APPLIER = 'log/applier.ts';
+
+export const LOG_MUTANTS: readonly Mutant[] = [
+  {
+    name: 'a mark does not wait for its zone',
+    rule: 'map 1',
+    edits: [
+      edit(
+        'map/map-file.ts',
+        'if (this.#active[zone] === 0) return this.#map.hasAll(first, end);',
+        'if (zone < 0) return false;',
+      ),
+    ],
+    ops: DIRECT,
+    maxRuns: 2000,
+  },
+  {
+    name: 'a zone is retired before its map is durable',
+    rule: 'map 2',
+    edits: [edit('map/map-file.ts', 'if (pages.length > 0) await this.#sync(forgiven);', '')],
+    ops: DIRECT,
+    maxRuns: 10_000,
+  },
+  {
+    name: 'a batch is applied before it is durable',
+    rule: 'L1',
+    edits: [
+      edit(
+        APPLIER,
+        'if (batch.lsn >= durableLsn || bytes > UNIT_BYTES',
+        'if (durableLsn < 0 || bytes > UNIT_BYTES',
+      ),
+    ],
+    ops: LOGGED,
+    maxRuns: 5000,
+  },
+  {
+    name: 'a look-up ignores the LSN of who looks',
+    rule: 'L2',
+    edits: [edit('log/pending-index.ts', 'isWithin(record.batch.lsn, lsns),', 'lsns.length > 0,')],
+    maxRuns: 2000,
+  },
+  {
+    name: 'pending records are not laid over what is read',
+    rule: 'L2',
+    edits: [
+      edit(
+        'snapshot/image-reader.ts',
+        'const records = pending.inRegion(first, place.lsns, startBytes, stopBytes - startBytes);',
+        'const records: readonly LogRecord[] = [];',
+      ),
+    ],
+    maxRuns: 1000,
+  },
+  {
+    name: 'pending regions do not count as changed',
+    rule: 'L2',
+    edits: [
+      edit(
+        'snapshot/changes.ts',
+        'for (const region of volume.pending.regionsAbove(image.lsn)) map.set(region);',
+        '',
+      ),
+    ],
+    maxRuns: 2000,
+  },
+  {
+    name: 'a pending record is replaced by one beyond a snapshot',
+    rule: 'L2',
+    edits: [edit('log/pending-index.ts', 'newest.batch.lsn > this.#nodeLsn &&', '')],
+    maxRuns: 2000,
+  },
+  {
+    name: 'the copier runs before the record of its restore is applied',
+    rule: 'L3',
+    edits: [
+      edit(
+        'background.ts',
+        'if (restore === undefined || !restore.applied) return false;',
+        `if (restore === undefined) return false;
+    if (!restore.applied) {
+      await this.#state.lane(async () => {
+        if (restore.applied) return;
+        for (const volume of this.#state.volumes) {
+          for (const region of this.#nextRegions(restore, volume)) {
+            const bytes = Buffer.alloc(this.#state.bytesOf(volume, region));
+            const at = region * this.#state.regionBytes;
+            await this.#state.reader.read(volume, restore.source, bytes, 0, bytes.length, at);
+            await this.#state.markWritten(volume, region, region + 1);
+            await volume.disk.write(bytes, 0, bytes.length, at);
+            volume.unsynced = true;
+            (restore.parts[volume.index] as any).toCome.clear(region);
+          }
+        }
+      });
+      return false;
+    }`,
+      ),
+    ],
+    maxRuns: 5000,
+  },
+  {
+    name: 'a control record passes what the volumes have not on disk',
+    rule: 'L3',
+    edits: [edit(APPLIER, 'await this.#state.syncVolumes();\n    const takeBack', 'const takeBack')],
+    ops: LOGGED,
+    maxRuns: 5000,
+  },
+  {
+    name: 'the checkpoint passes what the volumes have not on disk',
+    rule: 'L3',
+    edits: [
+      edit(
+        APPLIER,
+        'await this.#state.syncVolumes();\n    await this.#recordCheckpoint(lsn);',
+        'await this.#recordCheckpoint(lsn);',
+      ),
+    ],
+    ops: LOGGED,
+    maxRuns: 5000,
+  },
+  {
+    name: 'direct writes are not awaited and synced before anything is applied',
+    rule: 'L4',
+    edits: [
+      edit(
+        'log/write-path.ts',
+        'pause(synced.catch(() => {}));\n    await synced;',
+        'void pause;\n    synced.catch(() => {});',
+      ),
+    ],
+    ops: ['write', 'flush', 'snapshot', 'delete', 'verify', 'settled', 'crash'],
+    maxRuns: 5000,
+  },
+  {
+    name: 'direct mode is entered over a log that is not empty',
+    rule: 'L4',
+    edits: [
+      edit(
+        'group.ts',
+        'await this.#state.lane(() => this.#applier.checkpoint());\n    };\n    const isEmpty',
+        '};\n    const isEmpty',
+      ),
+      edit('group.ts', '&& log.endLsn === this.#state.checkpointLsn;', ';'),
+    ],
+    ops: ['write', 'flush', 'snapshot', 'delete', 'verify', 'settled', 'crash'],
+    maxRuns: 5000,
+  },
+  {
+    name: 'the chain of checksums is not looked at',
+    rule: 'L5',
+    edits: [edit('log/scan.ts', 'header.chain === this.#crc &&', '')],
+    ops: ['write', 'trim', 'snapshot', 'flush', 'crash'],
+    prefer: { weights: { crash: 12 }, trouble: false },
+    maxRuns: 10_000,
+  },
+  {
+    name: 'neither is the first header after a torn end spoiled, nor does the log say which opening wrote a batch',
+    rule: 'L5',
+    edits: [
+      edit('log/log.ts', 'await this.#ring.write(endLsn, Buffer.alloc(LOG_SECTOR_BYTES));', ''),
+      edit('log/batch-builder.ts', 'this.#sealer.run = run;', 'void run;'),
+    ],
+    ops: ['write', 'trim', 'snapshot', 'crash'],
+    prefer: {
+      plan: { volumeSectors: [8] },
+      weights: { trim: 40, write: 40, snapshot: 3, crash: 25 },
+      trouble: false,
+    },
+    maxRuns: 20_000,
+  },
+  {
+    name: 'damage of what was durable passes for a torn end',
+    rule: 'L5',
+    edits: [
+      edit(
+        'log/recovery.ts',
+        'if (durable !== undefined) throw gap(found.endLsn, durable);',
+        'void durable;',
+      ),
+    ],
+    ops: ['write', 'flush', 'snapshot', 'damage'],
+    maxRuns: 2000,
+  },
+  {
+    name: 'what a failed sync of a volume lost is not applied again',
+    rule: 'L6',
+    edits: [
+      edit(APPLIER, 'state.onVolumeLost = () => this.#volumeLost();', 'state.onVolumeLost = () => {};'),
+    ],
+    ops: ['write', 'flush', 'snapshot', 'fault', 'verify', 'settled', 'crash', 'heal'],
+    prefer: { trouble: true },
+    maxRuns: 10_000,
+  },
+  {
+    name: 'a failed sync of the log is tried again in hope',
+    rule: 'L6',
+    edits: [
+      edit(
+        'log/log.ts',
+        "throw this.#fail('a sync', error);",
+        'this.#disk.forgive();\n      return await this.#syncWritten();',
+      ),
+    ],
+    ops: ['write', 'flush', 'snapshot', 'fault', 'verify', 'crash', 'heal'],
+    prefer: { trouble: true },
+    maxRuns: 10_000,
+  },
+  {
+    name: 'a checkpoint passes a sync that failed meanwhile',
+    rule: 'L6',
+    edits: [edit(APPLIER, 'if (this.#lost || lsn <= this.#state.checkpointLsn) return;', '')],
+    ops: ['write', 'flush', 'snapshot', 'fault', 'verify', 'settled', 'crash', 'heal'],
+    prefer: { trouble: true },
+    maxRuns: 10_000,
+  },
+  {
+    name: 'log space is used again before the superblock that frees it is durable',
+    rule: 'L7',
+    edits: [
+      edit('log/tail.ts', 'await this.#superblocks.write(state, sync);', ''),
+      edit(
+        'log/tail.ts',
+        'this.#lsn = lsn;\n    this.#crc = crc;\n  }',
+        'this.#lsn = lsn;\n    this.#crc = crc;\n    await this.#superblocks.write(state, sync);\n  }',
+      ),
+    ],
+    ops: ['write', 'snapshot', 'flush', 'crash'],
+    prefer: {
+      plan: { volumeSectors: [160, 160], logBytes: 256 * 1024 },
+      weights: { write: 80, crash: 6 },
+      wholeVolumes: 0.4,
+      trouble: false,
+    },
+    maxRuns: 10_000,
+  },
+  {
+    name: 'no room is kept for control records',
+    rule: 'L7',
+    edits: [
+      edit(
+        'log/log.ts',
+        '!this.#hasRoom(endLsn, reserveSectors)',
+        '!this.#hasRoom(endLsn, 0 * reserveSectors)',
+      ),
+    ],
+    ops: ['write', 'snapshot', 'restore', 'delete'],
+    prefer: {
+      plan: { volumeSectors: [160, 160], logBytes: 256 * 1024 },
+      weights: { write: 80, snapshot: 20 },
+      wholeVolumes: 0.4,
+      trouble: false,
+    },
+    maxRuns: 10_000,
+  },
+  {
+    name: 'a control record counts without its last part',
+    rule: 'L8',
+    setting: [
+      edit(
+        'log/batch-builder.ts',
+        'const mostBytes = this.#limits.maxBatchBytes - BATCH_HEADER_BYTES;\n    const full',
+        'const mostBytes = 96;\n    const full',
+      ),
+      edit(
+        'log/batch-builder.ts',
+        'full * sectorsOf(this.#limits.maxBatchBytes) +',
+        'full * sectorsOf(BATCH_HEADER_BYTES + 96) +',
+      ),
+      edit(
+        'log/batch-builder.ts',
+        'const mostBytes = this.#limits.maxBatchBytes - BATCH_HEADER_BYTES;\n    const endLsn',
+        'const mostBytes = 96;\n    const endLsn',
+      ),
+    ],
+    edits: [
+      edit(
+        'log/scan.ts',
+        'return { batches, endLsn: this.#span.lsn, endCrc: this.#span.crcBefore, durableLsn, torn: true };',
+        'return { batches, endLsn: this.#lsn, endCrc: this.#crc, durableLsn, torn: true };',
+      ),
+    ],
+    ops: ['write', 'snapshot', 'rename', 'restore', 'delete', 'flush', 'crash'],
+    prefer: { weights: { crash: 10, snapshot: 15 }, trouble: false },
+    maxRuns: 10_000,
+  },
+  {
+    name: 'the log is never synced unasked',
+    rule: 'L9',
+    edits: [edit('log/log.ts', 'if (this.#endLsn > this.#durableLsn) this.#startSync();\n    });', '});')],
+    ops: ['write', 'snapshot', 'idle', 'settled'],
+    maxRuns: 1000,
+  },
+  {
+    name: 'the effect of a control record is durable before the checkpoint past it',
+    rule: 'L10',
+    edits: [
+      edit(
+        APPLIER,
+        'await this.#state.writeRecord(batch.endLsn);',
+        'await this.#state.writeRecord(this.#state.checkpointLsn);\n      await this.#state.writeRecord(batch.endLsn);',
+      ),
+    ],
+    ops: ['write', 'snapshot', 'restore', 'refresh', 'delete', 'crash', 'verify'],
+    prefer: { weights: { crash: 10 }, trouble: false },
+    maxRuns: 5000,
+  },
+  {
+    name: 'a unit leaves the pending index before it is written',
+    rule: 'L10',
+    edits: [
+      edit(APPLIER, '    this.#leavePending(unit);\n  }', '  }'),
+      edit(
+        APPLIER,
+        'const pieces = await this.#load(unit);\n',
+        'const pieces = await this.#load(unit);\n    this.#leavePending(unit);\n',
+      ),
+    ],
+    ops: ['write', 'read', 'snapshot', 'snapshot-read', 'verify', 'flush', 'idle'],
+    maxRuns: 5000,
+  },
+  {
+    name: 'a region of zeroes leaves what its place in the store held before',
+    rule: 'L11',
+    edits: [
+      edit(
+        'snapshot/preserve.ts',
+        'if (isZero(content)) await store.punch(offsetBytes, content.length);',
+        'if (isZero(content)) return;',
+      ),
+    ],
+    ops: ['write', 'trim', 'snapshot', 'detach', 'refresh', 'settled', 'verify', 'snapshot-read'],
+    prefer: { plan: { volumeSectors: [32] }, weights: { trim: 20, detach: 6, refresh: 12 }, trouble: false },
+    maxRuns: 10_000,
+  },
+  {
+    name: 'a logged trim is not applied',
+    rule: 'L11',
+    edits: [
+      edit(
+        APPLIER,
+        'if (mayPunch) await volume.disk.punch(offsetBytes, lengthBytes);',
+        'if (mayPunch) return true;',
+      ),
+    ],
+    maxRuns: 1000,
+  },
+  {
+    name: 'a full log drops a write',
+    rule: 'L12',
+    edits: [
+      edit(
+        'log/write-path.ts',
+        'this.#noteFull();\n      await',
+        'if (!this.#held) return true;\n      await',
+      ),
+    ],
+    ops: ['write', 'read', 'snapshot', 'verify'],
+    maxRuns: 2000,
+  },
+  {
+    name: 'writers that wait for the log are never woken',
+    rule: 'L12',
+    edits: [
+      edit('log/write-path.ts', 'state.log.onRoom = () => this.wake();', 'state.log.onRoom = () => {};'),
+    ],
+    ops: ['write', 'read', 'snapshot', 'verify'],
+    maxRuns: 2000,
+  },
+];
