@@ -266,14 +266,14 @@ export class Group {
     while (!stuck()) {
       await this.#state.log.sync().catch(() => {});
       this.#applier.hurry();
-      await this.#changes.until(() => this.#applier.isCaughtUp || stuck());
+      this.#applier.checkpointSoon();
+      await this.#changes.until(() => this.#applier.isSettled || stuck());
       if (stuck()) return;
-      await this.#state.lane(() => this.#applier.checkpoint()).catch(() => {});
       this.#background.poke();
       await this.#background.idle();
       const restoring = this.#state.chain.restores.length > 0;
       if (restoring) await this.#changes.until(() => this.#state.chain.restores.length === 0 || stuck());
-      else if (this.#applier.isCaughtUp && this.#applier.appliedLsn === this.#state.checkpointLsn) return;
+      else if (this.#applier.isSettled) return;
     }
   }
 
@@ -348,8 +348,10 @@ export class Group {
         this.#path.shareMemory(this.#state.mapBytes);
         // It tells what it finds; that it cannot look is told by what fails.
         void this.#state.space.look().catch(() => {});
+        this.#changes.changed();
       },
       bug: (error: unknown) => this.#broke(error),
+      stalled: () => this.#changes.changed(),
       progress: () => {
         this.#background.poke();
         this.#operations.applied();

@@ -63,6 +63,8 @@ export interface ApplierHooks {
   readonly bug: (error: unknown) => void;
   /** Something was applied: there may be work for others. */
   readonly progress: () => void;
+  /** A disk refuses: see `stall`. */
+  readonly stalled: () => void;
   /** A checkpoint is durable. */
   readonly checkpointed: () => void;
 }
@@ -78,7 +80,7 @@ export class Applier {
   #stall: string | undefined;
   #retry: Timer | undefined;
   #idle: Timer | undefined;
-  #idleDue = false;
+  #checkpointDue = false;
   #wake: (() => void) | undefined;
   /** Counts pokes, so that one that comes between a look and the sleep after it is not missed. */
   #pokes = 0;
@@ -114,7 +116,12 @@ export class Applier {
 
   /** Whether everything that was appended is applied. */
   get isCaughtUp(): boolean {
-    return this.#queue.length === 0;
+    return this.#queue.length === 0 && !this.#lost;
+  }
+
+  /** Whether all of that is durable in the volumes. */
+  get isSettled(): boolean {
+    return this.isCaughtUp && this.#appliedLsn === this.#state.checkpointLsn;
   }
 
   start(): void {
@@ -146,8 +153,14 @@ export class Applier {
 
   /** Somebody waits: what is logged by now is applied without waiting for more. */
   hurry(): void {
-    this.#hurry = this.#queue.length > 0;
+    this.#hurry = !this.isCaughtUp;
     if (this.#hurry) this.poke();
+  }
+
+  /** Has a checkpoint made as soon as there is nothing to apply. What a disk refuses is tried again, as with any step: see `stall`. */
+  checkpointSoon(): void {
+    this.#checkpointDue = true;
+    this.poke();
   }
 
   /** Space was freed, or the like: a stalled applier tries again at once. */
@@ -376,15 +389,19 @@ export class Applier {
   }
 
   async #idleCheckpoint(): Promise<boolean> {
-    if (this.#appliedLsn === this.#state.checkpointLsn || this.#checkpointing !== undefined) return false;
-    if (this.#idleDue || this.#hooks.writersWait()) {
-      this.#idleDue = false;
+    if (this.#checkpointing !== undefined) return false;
+    if (this.#appliedLsn === this.#state.checkpointLsn) {
+      this.#checkpointDue = false;
+      return false;
+    }
+    if (this.#checkpointDue || this.#hooks.writersWait()) {
+      this.#checkpointDue = false;
       await this.checkpoint();
       return true;
     }
     this.#idle ??= this.#state.clock.after(CHECKPOINT_IDLE_MS, () => {
       this.#idle = undefined;
-      this.#idleDue = true;
+      this.#checkpointDue = true;
       this.poke();
     });
     return false;
@@ -392,6 +409,7 @@ export class Applier {
 
   /** Makes the applied position durable. In the lane. */
   async checkpoint(): Promise<void> {
+    if (this.#rewindIfLost()) this.poke();
     const lsn = this.#appliedLsn;
     const losses = this.#losses;
     await this.#state.syncVolumes();
@@ -460,6 +478,7 @@ export class Applier {
         for (const volume of this.#state.volumes) volume.pending.nodeAppended(batch.lsn);
       for (const record of batch.records) this.#state.volumes[record.volumeIndex]?.pending.add(record);
     }
+    this.poke();
   }
 
   /** Whether it went back to the checkpoint. */
@@ -492,6 +511,7 @@ export class Applier {
       this.#retry = undefined;
       this.poke();
     });
+    this.#hooks.stalled();
     return false;
   }
 

@@ -60,8 +60,8 @@ export function changedBetween(
   first: RegionIndex,
   end: RegionIndex,
 ): RegionRun[] {
-  if (to !== undefined && to.lsn < from.lsn) return changedBetween(state, volume, to, from, first, end);
-  const below = to?.lsn ?? Number.POSITIVE_INFINITY;
+  if (to !== undefined && lsnOf(to) < lsnOf(from)) return changedBetween(state, volume, to, from, first, end);
+  const below = to === undefined ? Number.POSITIVE_INFINITY : lsnOf(to);
   const views =
     to instanceof Layer && from instanceof Layer
       ? mapsBetween(state, volume, from, to)
@@ -80,6 +80,11 @@ export function changedBetween(
     region = stop;
   }
   return runs;
+}
+
+/** The LSN of what it shows: of a refresh from its record on, although the maps are those of before until that is applied. */
+function lsnOf(image: Image): Lsn {
+  return image.kind === 'detached' ? (image.refresh?.layer.lsn ?? image.lsn) : image.lsn;
 }
 
 function isChanged(
