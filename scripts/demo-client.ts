@@ -1,11 +1,14 @@
 /**
  * What the demo needs of an NBD client, for machines that have none installed.
  *
- * Usage: demo-client info URI | map URI | trim URI OFFSET LENGTH | copy-in FILE URI | copy-out URI FILE
+ * Usage: demo-client info URI | trim URI OFFSET LENGTH | fill URI OFFSET LENGTH | copy-in FILE URI | copy-out URI FILE
+ *
+ * Offsets and lengths are sizes as the command line of tidemark has them: `4M`.
  */
 import { type FileHandle, open } from 'node:fs/promises';
 import { BASE_ALLOCATION, NBD_STATE_HOLE, NBD_STATE_ZERO } from '../protocol/constants.ts';
 import { NbdClient } from '../server/nbd-client.ts';
+import { parseSize } from '../server/sizes.ts';
 
 const CHUNK_BYTES = 1024 * 1024;
 /** Block status is asked for in steps that any server takes. */
@@ -42,12 +45,12 @@ async function info(client: NbdClient): Promise<void> {
   console.log(`  structured replies: ${structuredReplies}, extended headers: ${extendedHeaders}`);
 }
 
-async function map(client: NbdClient): Promise<void> {
-  for await (const extent of extents(client)) {
-    console.log(
-      `${String(extent.offset).padStart(12)} ${String(extent.length).padStart(12)}  ${extent.kind}`,
-    );
-  }
+/** Overwrites a range with one byte. */
+async function fill(client: NbdClient, offset: number, length: number): Promise<void> {
+  const chunk = Buffer.alloc(CHUNK_BYTES, 0xee);
+  for (let done = 0; done < length; done += CHUNK_BYTES)
+    await client.write(chunk.subarray(0, Math.min(CHUNK_BYTES, length - done)), offset + done);
+  await client.flush();
 }
 
 /** The volume's extents, neighbours of one kind as one. */
@@ -96,14 +99,19 @@ async function copyOut(client: NbdClient, file: FileHandle): Promise<void> {
   }
 }
 
+function size(text: string | undefined): number {
+  if (text === undefined) throw new Error('which range?');
+  return parseSize(text);
+}
+
 async function main([command, first, second, third]: readonly string[]): Promise<void> {
   switch (command) {
     case 'info':
       return withClient(first, info);
-    case 'map':
-      return withClient(first, map);
     case 'trim':
-      return withClient(first, (client) => client.trim(Number(second), Number(third)));
+      return withClient(first, (client) => client.trim(size(second), size(third)));
+    case 'fill':
+      return withClient(first, (client) => fill(client, size(second), size(third)));
     case 'copy-in':
       return withFile(first, 'r', (file) => withClient(second, (client) => copyIn(client, file)));
     case 'copy-out':

@@ -22,6 +22,27 @@ show() {
   "$@" 2>&1 | sed "s|$folder|.|g"
 }
 
+# As `show`, of a command that has to be refused.
+show_refused() {
+  if show "$@"; then
+    echo 'that was to be refused' >&2
+    exit 1
+  fi
+}
+
+# As `show`, and says how long it took; most of that is to start a command at all.
+show_timed() {
+  local before after
+  before=$(date +%s%N)
+  tidemark --version > /dev/null
+  after=$(date +%s%N)
+  local start_ms=$(((after - before) / 1000000))
+  before=$(date +%s%N)
+  show "$@"
+  after=$(date +%s%N)
+  say "($(((after - before) / 1000000)) ms; a command that does nothing takes $start_ms ms)"
+}
+
 tidemark() { node dist/server/launch.cjs "$@"; }
 demo_client() { node dist/scripts/demo-client.js "$@"; }
 
@@ -42,12 +63,40 @@ start_node() {
   sed "s|$folder|.|g" "$folder/ready"
 }
 
-show_map() {
-  if have nbdinfo; then show nbdinfo --map "$uri"; else show demo_client map "$uri"; fi
+# With the tools that are here: libnbd's, else QEMU's, else our own client.
+copy_in() {
+  if have nbdcopy; then
+    show nbdcopy --destination-is-zero "$1" "$2"
+  elif have qemu-img; then
+    show qemu-img convert -n --target-is-zero -f raw -O raw "$1" "$2"
+  else
+    show demo_client copy-in "$1" "$2"
+  fi
 }
 
-# The file that holds the volume's data: the only one of its size.
-volume_file() { find "$TIDEMARK_STATE" -type f -size +1000M -print -quit; }
+copy_out() {
+  if have nbdcopy; then
+    show nbdcopy "$1" "$2"
+  elif have qemu-img; then
+    show qemu-img convert -f raw -O raw "$1" "$2"
+  else
+    show demo_client copy-out "$1" "$2"
+  fi
+}
+
+overwrite() {
+  if have qemu-io; then show qemu-io -f raw -c "write -P 0xee $1 $2" "$uri"; else show demo_client fill "$uri" "$1" "$2"; fi
+}
+
+trim() {
+  if have qemu-io; then show qemu-io -f raw -c "discard $1 $2" "$uri"; else show demo_client trim "$uri" "$1" "$2"; fi
+}
+
+show_different() {
+  show_refused cmp "$1" "$2"
+}
+
+volume_file() { echo "$TIDEMARK_STATE/groups/demo/volumes/disk.img"; }
 
 kernel_device_possible() {
   if [[ $(id -u) -ne 0 ]]; then
@@ -64,10 +113,20 @@ kernel_device() {
   mkdir "$folder/mnt"
   show tidemark attach demo/disk | tee "$folder/attached"
   device=$(grep -om1 '/dev/nbd[0-9]*' "$folder/attached")
-  show mkfs.ext4 -q "$device"
+  show mkfs.ext4 -q -F "$device"
   show mount "$device" "$folder/mnt"
   mounted=true
   show cp README.md "$folder/mnt/"
+  show sync -f "$folder/mnt"
+  show tidemark snapshot create demo@files
+  show rm "$folder/mnt/README.md"
+  say 'What is mounted is not changed beneath its filesystem:'
+  show_refused tidemark restore demo@files
+  show umount "$folder/mnt"
+  mounted=false
+  show tidemark restore demo@files
+  show mount "$device" "$folder/mnt"
+  mounted=true
   show ls -l "$folder/mnt"
   if $keep; then return; fi
   show umount "$folder/mnt"
@@ -82,6 +141,8 @@ what_next() {
   export TIDEMARK_STATE=$TIDEMARK_STATE
   alias tidemark='node $PWD/dist/server/launch.cjs'
   tidemark status --watch
+  tidemark snapshot create demo@now
+  tidemark diff demo/disk@before @now
   tidemark events --follow
   nbdinfo '$uri'
   mkdir $folder/mnt-fuse && nbdfuse $folder/mnt-fuse/disk.img '$uri' &    # a file that is the volume
