@@ -72,8 +72,28 @@ function differs(one: Image, other: Image, region: number): boolean {
   return false;
 }
 
+/** A restore moves the regions of its map, each once, and goes forward only (invariants 5 and 6). */
+export function checkProgress(machine: Machine): void {
+  const { operations, counters } = machine.open;
+  if (counters.regionsRestored > machine.restorable)
+    throw new Violation(
+      '5 (tight)',
+      `restores have moved ${counters.regionsRestored} regions; their maps had ${machine.restorable}`,
+    );
+  for (const { id, kind, done, total } of operations) {
+    const before = machine.progress.get(id);
+    machine.progress.set(id, { done, total });
+    const backward =
+      kind === 'restore' && before !== undefined && (done < before.done || total !== before.total);
+    if (done <= total && !backward) continue;
+    const then = before === undefined ? 'nothing' : `${before.done} of ${before.total}`;
+    throw new Violation('6', `${kind} ${id} has done ${done} of ${total}, and had done ${then}`);
+  }
+}
+
 /** Invariant 5. */
 export function checkMaps(machine: Machine): void {
+  checkProgress(machine);
   checkWritten(machine);
   if (!supported('changedRuns')) return;
   const settled = machine.model.snapshots.filter((snapshot) => !snapshot.capturing && !snapshot.leaving);

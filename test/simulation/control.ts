@@ -21,17 +21,20 @@ export class Control {
     this.#machine = machine;
   }
 
-  #flight(what: string): Flight {
+  #flight(what: string, alone = false): Flight {
     this.#machine.note(() => what);
-    return { what, snapshot: undefined, control: true };
+    return { what, snapshot: undefined, control: true, alone };
+  }
+
+  /** Whether something is under way of which a restore, which replaces the undo snapshot, cannot know what it will find. */
+  get isUndoAsked(): boolean {
+    return this.#machine.model.snapshots.some((snapshot) => snapshot.name === UNDO && snapshot.isAsked);
   }
 
   /** Which of the snapshots is meant, if there is any. */
   pick({ pick }: Pick<ControlOperation, 'pick'>): SnapshotModel | undefined {
     // One whose renaming failed with the log has either name until the next process finds out.
-    const there = this.#machine.model.snapshots.filter(
-      (snapshot) => !snapshot.capturing && !snapshot.leaving && snapshot.nameToBe === undefined,
-    );
+    const there = this.#machine.model.snapshots.filter((snapshot) => !snapshot.isAsked);
     return there[pick % Math.max(1, there.length)];
   }
 
@@ -50,7 +53,9 @@ export class Control {
   #excused(error: EngineError, snapshot: SnapshotModel): boolean {
     const machine = this.#machine;
     if (machine.excused(error)) return true;
-    return machine.troubledEver && error.code === 'not-found' && this.#view(snapshot) === undefined;
+    return (
+      machine.givenUp.has(snapshot.name) && error.code === 'not-found' && this.#view(snapshot) === undefined
+    );
   }
 
   /** Whether a restore reads a snapshot that stands for itself: it may not change meanwhile (rule T3). */
@@ -73,13 +78,14 @@ export class Control {
       if (view.name !== name || view.local !== local)
         throw new Violation('4', `a snapshot asked for as ${name} is ${JSON.stringify(view)}`);
       machine.model.snapshotTaken(snapshot, view.id);
+      snapshot.lsn = view.lsn;
     };
     machine.follow(
       this.#flight(`snapshot ${name}`),
       machine.open.createSnapshot(name, { local }),
       done,
       (error) => {
-        this.reconcile();
+        this.reconcile([snapshot]);
         return machine.excused(error);
       },
     );
@@ -102,7 +108,7 @@ export class Control {
     };
     const deleting = machine.open.deleteSnapshot(snapshot.name);
     machine.follow(this.#flight(`delete ${snapshot.name}`), deleting, done, (error) => {
-      this.reconcile();
+      this.reconcile([snapshot]);
       return this.#excused(error, snapshot);
     });
   }
@@ -117,7 +123,7 @@ export class Control {
       snapshot.nameToBe = undefined;
     };
     machine.follow(flight, machine.open.renameSnapshot(snapshot.name, to), done, (error) => {
-      this.reconcile();
+      this.reconcile([snapshot]);
       return this.#excused(error, snapshot);
     });
   }
@@ -134,13 +140,14 @@ export class Control {
       instead: snapshot,
     });
     snapshot.leaving = true;
-    const flight = this.#flight(`refresh ${snapshot.name}${force ? ' by force' : ''}`);
+    const flight = this.#flight(`refresh ${snapshot.name}${force ? ' by force' : ''}`, true);
     const done = (view: SimSnapshotView): void => {
       machine.model.forget(snapshot);
       machine.model.snapshotTaken(fresh, view.id);
+      fresh.lsn = view.lsn;
     };
     machine.follow(flight, machine.open.refreshSnapshot(snapshot.name, { force }), done, (error) => {
-      this.reconcile();
+      this.reconcile([snapshot, fresh]);
       // A write through it that failed, or was never answered, may have been done or not.
       if (error.code === 'in-use' && (refuses || wasRead || this.#isRead(snapshot))) return true;
       return this.#busy(snapshot, before, error) || this.#excused(error, snapshot);
@@ -151,8 +158,14 @@ export class Control {
     const machine = this.#machine;
     const already = this.#view(snapshot)?.state !== 'attached';
     const detaching = machine.open.detachSnapshot(snapshot.name);
-    const refused = (error: EngineError): boolean => already || this.#excused(error, snapshot);
-    machine.follow(this.#flight(`detach ${snapshot.name}`), detaching, () => {}, refused);
+    snapshot.detachAsked = true;
+    const done = (): void => {
+      snapshot.detachAsked = false;
+    };
+    machine.follow(this.#flight(`detach ${snapshot.name}`), detaching, done, (error) => {
+      snapshot.detachAsked = false;
+      return already || this.#excused(error, snapshot);
+    });
   }
 
   async restore(snapshot: SnapshotModel, volume: number | null): Promise<void> {
@@ -172,18 +185,23 @@ export class Control {
     const restoring = machine.open.restore(snapshot.name, options);
     const flight = this.#flight(
       `restore of ${snapshot.name}, ${volume === null ? 'all volumes' : `v${volume}`}`,
+      true,
     );
     machine.follow(
       flight,
       restoring,
       (result) => {
         if (old !== undefined) model.forget(old);
+        machine.restorable += result.plan.regions;
         model.snapshotTaken(undo, result.undo.id);
+        undo.lsn = result.undo.lsn;
         model.restored(request, snapshot, volumes);
       },
       (error) => {
         model.endRequest(request, false);
-        this.reconcile();
+        // Its record may have become durable even so.
+        machine.restorable = Number.POSITIVE_INFINITY;
+        this.reconcile(old === undefined ? [undo] : [undo, old]);
         return this.#excused(error, snapshot);
       },
     );
@@ -202,13 +220,13 @@ export class Control {
     }
   }
 
-  /** Something was refused half way: what is there now is in the list. */
-  reconcile(): void {
+  /** Something was refused half way: what is there now is in the list. `ended`: what was asked of these has ended. */
+  reconcile(ended: readonly SnapshotModel[]): void {
     const machine = this.#machine;
     if (machine.group === undefined) return;
     // A log that failed may hold the record even so: the next process finds out.
     if (machine.group.failure !== undefined) return;
-    matchSnapshots(machine, machine.group.snapshots);
+    matchSnapshots(machine, machine.group.snapshots, ended);
   }
 
   /** All clients have stopped; the image is the volume as it is, but for some cells. */
@@ -249,7 +267,7 @@ export class Control {
           `${label} wrote ${result.regionsWritten} regions; ${requests.length} differ`,
         );
     };
-    const flight = this.#flight(label);
+    const flight = this.#flight(label, true);
     machine.follow(flight, this.#importFile(volume), done, (error) => {
       ended(false);
       return machine.excused(error);
@@ -311,43 +329,56 @@ export class Control {
   }
 }
 
-/** Whether a snapshot may be gone without a word to whom it belonged. */
-function mayBeGone(machine: Machine, snapshot: SnapshotModel): boolean {
-  return snapshot.capturing || snapshot.leaving || machine.troubledEver;
+/**
+ * Whether a snapshot may be gone: because it was asked to go, or was never acknowledged; or because it was given up. Of a process that has died one
+ * may not have been told.
+ */
+function mayBeGone(machine: Machine, snapshot: SnapshotModel, hasDied: boolean): boolean {
+  if (snapshot.capturing || snapshot.leaving || machine.givenUp.has(snapshot.name)) return true;
+  return hasDied && machine.shortEver && machine.plan.onFull === 'give-up';
 }
 
 /**
- * Brings the model's snapshots in line with those that there are, after a crash, a refusal, or a disk that was full. Each that is there has to be
- * known, and each that was acknowledged has to be there.
+ * Brings the model's snapshots in line with those that there are, after a refusal, or (`ended` is undefined) after a crash. Each that is there has to be
+ * known, and each that was acknowledged has to be there. What is asked of those not in `ended` is under way still.
  */
-export function matchSnapshots(machine: Machine, views: readonly SimSnapshotView[]): void {
+export function matchSnapshots(
+  machine: Machine,
+  views: readonly SimSnapshotView[],
+  ended: readonly SnapshotModel[] | undefined,
+): void {
   const { model } = machine;
-  const left = new Set(model.snapshots);
+  const isOpen = (snapshot: SnapshotModel): boolean =>
+    snapshot.isAsked && ended !== undefined && !ended.includes(snapshot);
+  const left = new Set(model.snapshots.filter((snapshot) => !isOpen(snapshot)));
   for (const view of views) {
     const known = model.snapshots.find((snapshot) => snapshot.id === view.id);
-    const fresh = model.snapshots.find((snapshot) => snapshot.capturing && snapshot.name === view.name);
-    const snapshot = known ?? fresh;
+    const fresh = model.snapshots.filter((snapshot) => snapshot.capturing && snapshot.name === view.name);
+    const snapshot = known ?? fresh.find((one) => !isOpen(one)) ?? fresh[0];
     if (snapshot === undefined)
       throw new Violation(
         '4',
         `there is a snapshot ${view.name} (${view.id}) that nobody took, or that was deleted`,
       );
+    if (!isOpen(snapshot)) matchOne(machine, snapshot, view);
     left.delete(snapshot);
-    if (view.local !== snapshot.local)
-      throw new Violation(
-        '4 (S7)',
-        `snapshot ${view.name} was taken as local: ${snapshot.local}, and is not`,
-      );
-    if (view.name === snapshot.nameToBe) snapshot.name = view.name;
-    if (view.name !== snapshot.name)
-      throw new Violation('4', `snapshot ${snapshot.name} is called ${view.name}, and nobody renamed it`);
-    snapshot.nameToBe = undefined;
-    snapshot.leaving = false;
-    if (snapshot.capturing) model.snapshotTaken(snapshot, view.id);
   }
   for (const snapshot of left) {
-    if (!mayBeGone(machine, snapshot))
+    if (!mayBeGone(machine, snapshot, ended === undefined))
       throw new Violation('4', `snapshot ${snapshot.name} was acknowledged, and is gone`);
     model.forget(snapshot);
   }
+}
+
+function matchOne({ model }: Machine, snapshot: SnapshotModel, view: SimSnapshotView): void {
+  if (view.local !== snapshot.local)
+    throw new Violation('4 (S7)', `snapshot ${view.name} was taken as local: ${snapshot.local}, and is not`);
+  if (view.name === snapshot.nameToBe) snapshot.name = view.name;
+  if (view.name !== snapshot.name)
+    throw new Violation('4', `snapshot ${snapshot.name} is called ${view.name}, and nobody renamed it`);
+  snapshot.nameToBe = undefined;
+  snapshot.leaving = false;
+  snapshot.detachAsked = false;
+  if (snapshot.capturing) model.snapshotTaken(snapshot, view.id);
+  snapshot.lsn = view.lsn;
 }

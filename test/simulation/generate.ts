@@ -1,7 +1,7 @@
 /** A plan from a seed. */
 import { Random } from '../fixtures/random.ts';
 import { CELL_BYTES } from './cells.ts';
-import { type Operation, type OperationName, type Plan, REGION_BYTES } from './plan.ts';
+import { type EarlyEnd, type Operation, type OperationName, type Plan, REGION_BYTES } from './plan.ts';
 import type { DiskOperation, FileKind } from './storage.ts';
 
 const REGION_CELLS = REGION_BYTES / CELL_BYTES;
@@ -98,6 +98,7 @@ export function generate(
     memoryBytes: random.pick([512 * KIB, 1024 * KIB, 256 * 1024 * KIB]),
     copyBytesPerSecond: random.pick([0, 0, 0, 1024 * KIB]),
     onFull: random.chance(0.3) ? 'give-up' : 'hold',
+    createCrashes: random.chance(0.1) ? drawEnds(random, random.between(1, 2)) : [],
     ...prefer.plan,
     operations: list,
   };
@@ -144,11 +145,8 @@ function drawer(
     };
   };
   const pick = (): number => random.below(256);
-  const again = (): { steps: number; power: boolean }[] =>
-    Array.from({ length: random.pick([0, 0, 0, 1, 1, 2]) }, () => ({
-      steps: random.between(0, random.pick([5, 40, 150])),
-      power: random.chance(0.6),
-    }));
+  const again = (): EarlyEnd[] => drawEnds(random, random.pick([0, 0, 0, 1, 1, 2]));
+  const together = (): boolean => random.chance(0.5);
   return (op) => {
     const steps = random.chance(0.3) ? 0 : random.between(0, hurry);
     switch (op) {
@@ -163,15 +161,21 @@ function drawer(
       case 'flush':
         return { op, volume: anyVolume(), steps };
       case 'snapshot':
-        return { op, local: random.chance(0.2), again: random.chance(0.5), steps };
+        return { op, local: random.chance(0.2), again: random.chance(0.5), together: together(), steps };
       case 'delete':
       case 'rename':
       case 'detach':
-        return { op, pick: pick(), steps };
+        return { op, pick: pick(), together: together(), steps };
       case 'refresh':
-        return { op, pick: pick(), force: random.chance(0.5), steps };
+        return { op, pick: pick(), force: random.chance(0.5), together: together(), steps };
       case 'restore':
-        return { op, pick: pick(), volume: random.chance(0.5) ? anyVolume() : null, steps };
+        return {
+          op,
+          pick: pick(),
+          volume: random.chance(0.5) ? anyVolume() : null,
+          together: together(),
+          steps,
+        };
       case 'snapshot-write':
       case 'snapshot-read':
         return { op, pick: pick(), ...range(), inline: random.chance(0.5), steps };
@@ -202,6 +206,13 @@ function drawer(
         return { op, steps };
     }
   };
+}
+
+function drawEnds(random: Random, count: number): EarlyEnd[] {
+  return Array.from({ length: count }, () => ({
+    steps: random.between(0, random.pick([5, 40, 150])),
+    power: random.chance(0.6),
+  }));
 }
 
 function drawRange(random: Random, cells: number, wholeVolumes: number): { cell: number; cells: number } {

@@ -25,8 +25,13 @@ export interface Flight {
   readonly what: string;
   /** Through which it goes, if it does. */
   readonly snapshot: SnapshotModel | undefined;
+  /** The operator asked for it; `alone`: and asks for nothing else before it has ended. */
   readonly control: boolean;
+  readonly alone?: boolean;
 }
+
+/** What the operator has under way at most. */
+const MAX_CONTROLS = 3;
 
 export class Machine {
   readonly plan: Plan;
@@ -52,7 +57,13 @@ export class Machine {
   deletedName: string | undefined;
   #wrong: Error | undefined;
   #life = 0;
-  #snapshotsGone = false;
+  /** A disk was full, or nearly, at some time. */
+  shortEver = false;
+  /** Names of snapshots that were given up, as the group told. */
+  readonly givenUp = new Set<string>();
+  /** Regions that restores may have moved since the group was opened. */
+  restorable = 0;
+  readonly progress = new Map<string, { readonly done: number; readonly total: number }>();
   #folder: SimFolder | undefined;
 
   constructor(plan: Plan, verbose: boolean) {
@@ -75,8 +86,7 @@ export class Machine {
       copyBytesPerSecond,
       onEvent: (event) => {
         this.note(() => `event ${event.type}: ${event.message}`);
-        if (event.type === 'snapshot.absent' || event.type === 'snapshot.given-up')
-          this.#snapshotsGone = true;
+        if (event.type === 'snapshot.given-up') this.#noteGivenUp(String(event.data?.['snapshot']));
       },
     };
   }
@@ -98,12 +108,33 @@ export class Machine {
     for (const name of this.storage.failedSyncs.splice(0)) this.#syncFailed(name);
   }
 
-  /** A snapshot may be given up for want of space (rules S5, S8), and for no other reason. */
+  /**
+   * A snapshot may be given up for want of space, where that is the group's policy, and for no other reason (rule S8): the undo snapshot first, then the oldest.
+   * Which of them are in use cannot be seen from here, so that while anything may use one the order is not looked at.
+   */
+  #noteGivenUp(name: string): void {
+    this.givenUp.add(name);
+    if (this.plan.onFull === 'hold' || !this.shortEver) {
+      this.report(new Violation('4 (S8)', `snapshot ${name} was given up, and was not to be`));
+      return;
+    }
+    const victim = this.model.find(name);
+    const views = this.group?.snapshots ?? [];
+    const mayUse =
+      views.some((view) => view.state !== 'attached') || (this.group?.operations.length ?? 0) > 0;
+    if (victim === undefined || mayUse || this.controlBusy || name === 'undo') return;
+    const better = views.find((view) => view.name === 'undo' || view.lsn < victim.lsn);
+    if (better !== undefined)
+      this.report(new Violation('4 (S8)', `snapshot ${name} was given up, and ${better.name} was not`));
+  }
+
   #forgetGone(): void {
-    if (!this.#snapshotsGone || this.group === undefined) return;
-    this.#snapshotsGone = false;
-    if (!this.troubledEver) throw new Violation('4', 'a snapshot was given up, and the disks are fine');
-    this.model.forgetGone(new Set(this.group.snapshots.map((view) => view.id)));
+    if (this.givenUp.size === 0 || this.group === undefined) return;
+    for (const name of this.givenUp) {
+      const snapshot = this.model.find(name);
+      const isThere = this.group.snapshots.some((view) => view.id === snapshot?.id);
+      if (snapshot !== undefined && !snapshot.leaving && !isThere) this.model.forget(snapshot);
+    }
   }
 
   #syncFailed(name: string): void {
@@ -112,6 +143,8 @@ export class Machine {
     const index = Number(/v(\d+)/.exec(name)?.[1] ?? 0);
     // While a group logs, what its volumes lack is written again from the log; but for what was written before it did.
     if (volume && this.model.mode === 'logged' && !this.model.owesDirect(index)) return;
+    // What was not durable of these is written again by the next process, before it counts (rule L6).
+    if (fileKind(name) === 'log' || fileKind(name) === 'record') return;
     this.lossy = true;
     if (volume) this.model.loosen(index);
   }
@@ -170,6 +203,14 @@ export class Machine {
 
   get controlBusy(): boolean {
     return [...this.inFlight].some((flight) => flight.control);
+  }
+
+  /** Whether the operator may ask for more while what was asked is under way. What disks in trouble do to two at a time is too much to follow. */
+  get mayAskTogether(): boolean {
+    const controls = [...this.inFlight].filter((flight) => flight.control);
+    return (
+      !this.troubled && controls.length < MAX_CONTROLS && !controls.some((flight) => flight.alone === true)
+    );
   }
 
   /**
@@ -244,6 +285,7 @@ export class Machine {
     this.model.died();
     this.#life++;
     this.inFlight.clear();
+    this.progress.clear();
     this.group = undefined;
     this.storage.kill(cut);
     this.storage.failedSyncs = [];
@@ -251,8 +293,8 @@ export class Machine {
     this.lossy = false;
   }
 
-  /** Makes the group. The disks are fine. */
-  async create(): Promise<void> {
+  /** Begins to make the group; `group` is set when it is there. The disks are fine. */
+  beginCreate(): void {
     const { plan } = this;
     const spec = {
       name: 'g',
@@ -265,26 +307,27 @@ export class Machine {
       onFull: plan.onFull,
     };
     const options = { ...this.options, firstLsn: plan.firstLsn };
-    this.#folder = this.storage.folder();
-    const made = groups.create(this.#folder, spec, this.scheduler.clock(), options);
-    this.#follow('create', made);
-    await this.until('the group that is made', () => this.group !== undefined);
+    const made = groups.create(this.newFolder(), spec, this.scheduler.clock(), options);
+    this.#follow('create', made, (error) => this.excused(error));
   }
 
-  #follow(what: string, opening: Promise<SimGroup>): void {
+  #follow(what: string, opening: Promise<SimGroup>, refused: (error: EngineError) => boolean): void {
     const flight = { what, snapshot: undefined, control: false };
     const done = (group: SimGroup): void => {
       this.group = group;
+      this.restorable = group.counters.regionsRestored;
+      for (const { kind, done: moved, total } of group.operations)
+        if (kind === 'restore') this.restorable += total - moved;
       this.note(() => `${what}: the group is open`);
     };
-    this.follow(flight, opening, done, (error) => this.excused(error));
+    this.follow(flight, opening, done, refused);
   }
 
   /** Begins to open what is there; `group` is set when it is. */
-  beginOpen(): void {
+  beginOpen(refused: (error: EngineError) => boolean = (error) => this.excused(error)): void {
     this.troubled =
       this.storage.faults.length > 0 || this.storage.space.totalPages !== Number.POSITIVE_INFINITY;
     // Whoever could not open it has left nothing open, so that the same process may try again.
-    this.#follow('open', groups.open(this.newFolder(), this.scheduler.clock(), this.options));
+    this.#follow('open', groups.open(this.newFolder(), this.scheduler.clock(), this.options), refused);
   }
 }

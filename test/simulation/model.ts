@@ -259,13 +259,6 @@ export class Model {
     this.snapshots = this.snapshots.filter((other) => other !== snapshot);
   }
 
-  /** Snapshots that were given up, or could not be taken for want of space. */
-  forgetGone(ids: ReadonlySet<string>): void {
-    this.snapshots = this.snapshots.filter(
-      (snapshot) => snapshot.capturing || snapshot.leaving || ids.has(snapshot.id ?? ''),
-    );
-  }
-
   find(name: string): SnapshotModel | undefined {
     return this.snapshots.find((snapshot) => snapshot.name === name && !snapshot.capturing);
   }

@@ -4,9 +4,14 @@
  */
 import type { DiskOperation, FileKind, Traits } from './storage.ts';
 
-/** `pick`: which snapshot, modulo those that there are. `steps`: how far the world goes on before the next operation. */
-export type Operation = { readonly steps: number } & (
-  /** `idle`: nobody asks for anything, and what is logged becomes durable and is applied by itself. */
+/**
+ * `pick`: which snapshot, modulo those that there are. `steps`: how far the world goes on before the next operation. `together`: asked while what the
+ * operator asked before is under way.
+ */
+export type Operation = {
+  readonly steps: number;
+} & /** `idle`: nobody asks for anything, and what is logged becomes durable and is applied by itself. */
+(
   | { readonly op: 'settle' | 'refusals' | 'verify' | 'wait' | 'settled' | 'idle' | 'reopen' | 'heal' }
   | { readonly op: 'write'; volume: number; cell: number; cells: number; inline: boolean; settle: boolean }
   | { readonly op: 'zero'; volume: number; cell: number; cells: number; mayPunch: boolean; fast: boolean }
@@ -14,10 +19,10 @@ export type Operation = { readonly steps: number } & (
   | { readonly op: 'flush'; volume: number }
   | { readonly op: 'read'; volume: number; cell: number; cells: number; inline: boolean }
   /** `again`: by the name of one that was deleted, if there is one. */
-  | { readonly op: 'snapshot'; local: boolean; again?: boolean }
-  | { readonly op: 'delete' | 'rename' | 'detach'; pick: number }
-  | { readonly op: 'refresh'; pick: number; force: boolean }
-  | { readonly op: 'restore'; pick: number; volume: number | null }
+  | { readonly op: 'snapshot'; local: boolean; again?: boolean; together?: boolean }
+  | { readonly op: 'delete' | 'rename' | 'detach'; pick: number; together?: boolean }
+  | { readonly op: 'refresh'; pick: number; force: boolean; together?: boolean }
+  | { readonly op: 'restore'; pick: number; volume: number | null; together?: boolean }
   | {
       readonly op: 'snapshot-write' | 'snapshot-read';
       pick: number;
@@ -35,13 +40,19 @@ export type Operation = { readonly steps: number } & (
   | {
       readonly op: 'crash';
       power: boolean;
-      again: readonly { readonly steps: number; readonly power: boolean }[];
+      again: readonly EarlyEnd[];
     }
   | { readonly op: 'fault'; operation: DiskOperation; file: FileKind | 'any'; times: number | null }
   | { readonly op: 'space'; pages: number }
 );
 
 export type OperationName = Operation['op'];
+
+/** After so many steps the process dies, or the power goes. */
+export interface EarlyEnd {
+  readonly steps: number;
+  readonly power: boolean;
+}
 
 export interface Plan {
   readonly seed: number;
@@ -54,6 +65,8 @@ export interface Plan {
   readonly memoryBytes: number;
   readonly copyBytesPerSecond: number;
   readonly onFull: 'hold' | 'give-up';
+  /** Tries to make the group that come to nothing. */
+  readonly createCrashes?: readonly EarlyEnd[];
   readonly operations: readonly Operation[];
 }
 

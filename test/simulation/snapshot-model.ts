@@ -17,6 +17,10 @@ export class SnapshotModel {
   readonly local: boolean;
   /** It was asked to go, and nobody was told that it has. */
   leaving = false;
+  /** It was asked to become a copy that stands for itself. */
+  detachAsked = false;
+  /** Where it was taken, as the group says. */
+  lsn = 0;
   /** It was asked to change its name. */
   nameToBe: string | undefined;
   /** Stands for whatever the image was when it was taken. */
@@ -77,6 +81,11 @@ export class SnapshotModel {
         }));
       }
     }
+  }
+
+  /** The operator has asked something of it that has not ended. */
+  get isAsked(): boolean {
+    return this.capturing || this.leaving || this.detachAsked || this.nameToBe !== undefined;
   }
 
   takeOrigin(): Entry[][][] | undefined {

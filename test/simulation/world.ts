@@ -2,6 +2,7 @@
 
 import { beginVerify, checkMaps, snapshotTarget, volumeTarget } from './checks.ts';
 import { Control, matchSnapshots } from './control.ts';
+import { createGroup } from './creation.ts';
 import { damageLog } from './damage.ts';
 import { supported } from './engine-api.ts';
 import { Violation } from './image.ts';
@@ -49,7 +50,7 @@ export class World {
 
   async run(): Promise<void> {
     const { machine } = this;
-    await machine.create();
+    await createGroup(machine);
     for (const operation of machine.plan.operations) {
       await this.#do(operation);
       await reactions();
@@ -63,11 +64,8 @@ export class World {
   async #do(operation: Operation): Promise<void> {
     const { machine } = this;
     if ('pick' in operation) {
-      if (
-        machine.controlBusy &&
-        !(await machine.attempt('an end of what the operator asked', () => !machine.controlBusy))
-      )
-        return;
+      const together = 'together' in operation && operation.together === true;
+      if (!(await this.#mayAsk(together))) return;
       if (!machine.full) await this.#snapshotOperation(operation);
       return;
     }
@@ -117,6 +115,7 @@ export class World {
         return;
       case 'space':
         machine.trouble();
+        machine.shortEver = true;
         machine.storage.limitSpace(operation.pages);
         machine.note(() => `the disk has ${operation.pages} pages left`);
         return;
@@ -124,7 +123,8 @@ export class World {
         machine.storage.heal();
         return;
       case 'snapshot':
-        if (!machine.controlBusy) this.#control.snapshot(operation.local, operation.again ?? false);
+        if (await this.#mayAsk(operation.together === true))
+          this.#control.snapshot(operation.local, operation.again ?? false);
         return;
       case 'import':
         await this.#control.import(operation.volume, operation.cell, operation.cells);
@@ -133,6 +133,13 @@ export class World {
         await machine.roomForOneMore();
         if (!machine.full) this.#request(volumeTarget(machine, operation.volume), operation);
     }
+  }
+
+  /** Whether the operator may ask for something now, after waiting for what was asked before. */
+  async #mayAsk(together: boolean): Promise<boolean> {
+    const { machine } = this;
+    if (!machine.controlBusy || (together && machine.mayAskTogether)) return true;
+    return await machine.attempt('an end of what the operator asked', () => !machine.controlBusy);
   }
 
   #request(target: Target, operation: Extract<Operation, { volume: number }>): void {
@@ -179,7 +186,8 @@ export class World {
         await this.#control.detach(snapshot);
         return;
       case 'restore':
-        await this.#control.restore(snapshot, operation.volume);
+        if (!this.#control.isUndoAsked || (await this.#mayAsk(false)))
+          await this.#control.restore(snapshot, operation.volume);
         return;
       default:
         this.#request(snapshotTarget(this.machine, snapshot, operation.volume), operation);
@@ -296,7 +304,7 @@ export class World {
     const { machine } = this;
     const { model } = machine;
     const death: Death = machine.death ?? 'killed';
-    if (supported('createSnapshot')) matchSnapshots(machine, machine.open.snapshots);
+    if (supported('createSnapshot')) matchSnapshots(machine, machine.open.snapshots, undefined);
     const volumes: Int32Array[] = [];
     for (let volume = 0; volume < model.volumes.length; volume++) {
       const seen = await this.#requests.readRaw(volumeTarget(machine, volume));

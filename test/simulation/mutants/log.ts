@@ -131,8 +131,8 @@ export const LOG_MUTANTS: readonly Mutant[] = [
     edits: [
       edit(
         APPLIER,
-        'await this.#state.syncVolumes();\n    await this.#recordCheckpoint(lsn);',
-        'await this.#recordCheckpoint(lsn);',
+        'await this.#state.syncVolumes();\n    await this.#recordCheckpoint(',
+        'await this.#recordCheckpoint(',
       ),
     ],
     ops: LOGGED,
@@ -228,7 +228,7 @@ export const LOG_MUTANTS: readonly Mutant[] = [
   {
     name: 'a checkpoint passes a sync that failed meanwhile',
     rule: 'L6',
-    edits: [edit(APPLIER, 'if (this.#lost || lsn <= this.#state.checkpointLsn) return;', '')],
+    edits: [edit(APPLIER, 'if (losses !== this.#losses ||', 'if (losses < 0 ||')],
     ops: ['write', 'flush', 'snapshot', 'fault', 'verify', 'settled', 'crash', 'heal'],
     prefer: { trouble: true },
     maxRuns: 10_000,
