@@ -76,6 +76,11 @@ export class GroupState {
   readonly voided = new Set<string>();
   /** One at a time: see above. */
   readonly lane = turnstile(1);
+  /**
+   * Counts failed syncs of volumes. Who writes a volume and then counts on a sync looks whether there was one in between: it may have taken what was
+   * written with it, and the sync after it succeeds all the same.
+   */
+  volumeLosses = 0;
   /** Called when a volume's sync has failed: what was written since the checkpoint is to be written again (rule L6). */
   onVolumeLost: () => void = () => {};
   /** Syncs of volumes under way. */
@@ -185,6 +190,7 @@ export class GroupState {
     const failed = results.find((result) => result.status === 'rejected');
     if (failed === undefined) return;
     for (const volume of volumes) volume.unsynced = true;
+    this.volumeLosses++;
     this.onVolumeLost();
     throw failed.reason;
   }

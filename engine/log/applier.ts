@@ -30,7 +30,7 @@ const UNIT_BYTES = 16 * MIB;
 /** … and touches about so many regions that have to be copied first. */
 const UNIT_REGIONS = 512;
 /**
- * It is worth waiting for more, because a large unit is sorted, and what was written twice is applied once: until there are so many bytes of log,
+ * It is worth waiting for more, because a large unit is sorted, and what was written twice is applied once: until so many bytes of log are durable,
  * or for so long, or until somebody waits for what is logged to be applied.
  */
 const PATIENCE_BYTES = 8 * MIB;
@@ -90,10 +90,9 @@ export class Applier {
   #checkpointing: Promise<void> | undefined;
   /** A volume's sync has failed since the last step. */
   #lost = false;
-  /** Counts such failures: a checkpoint that began before one is not made. */
-  #losses = 0;
   #paused = 0;
-  #hurry = false;
+  /** Records below it are applied without waiting for more. */
+  #hurryLsn: Lsn = 0;
   #patience: Timer | undefined;
 
   constructor(state: GroupState, hooks: ApplierHooks) {
@@ -153,8 +152,8 @@ export class Applier {
 
   /** Somebody waits: what is logged by now is applied without waiting for more. */
   hurry(): void {
-    this.#hurry = !this.isCaughtUp;
-    if (this.#hurry) this.poke();
+    this.#hurryLsn = this.#state.log.endLsn;
+    if (!this.isCaughtUp) this.poke();
   }
 
   /** Has a checkpoint made as soon as there is nothing to apply. What a disk refuses is tried again, as with any step: see `stall`. */
@@ -207,11 +206,11 @@ export class Applier {
   async #step(): Promise<boolean> {
     if (this.#closing || this.#paused > 0 || this.#retry !== undefined) return false;
     this.#rewindIfLost();
-    const unit = this.#nextUnit();
+    const { unit, isFull } = this.#nextUnit();
     const [first] = unit;
     if (first === undefined) return await this.#idleCheckpoint();
     if (first.control !== undefined) await this.#applyControl(first);
-    else if (this.#isPatient(unit)) return false;
+    else if (!isFull && this.#isPatient(unit)) return false;
     else {
       await this.#applyUnit(unit);
       if (this.#checkpointIsDue()) this.#checkpointAside();
@@ -220,24 +219,22 @@ export class Applier {
   }
 
   /** The batches to apply next: one control record, or data batches up to the bounds; all of them durable in the log (L1). */
-  #nextUnit(): LogBatch[] {
+  #nextUnit(): { readonly unit: LogBatch[]; readonly isFull: boolean } {
     const { durableLsn } = this.#state.log;
     const unit: LogBatch[] = [];
     const copies = new Set<string>();
     let bytes = 0;
     for (const batch of this.#queue) {
-      if (batch.lsn >= durableLsn || bytes > UNIT_BYTES || copies.size > UNIT_REGIONS) break;
-      if (batch.control !== undefined) {
-        if (unit.length === 0) unit.push(batch);
-        break;
-      }
+      if (batch.lsn >= durableLsn) return { unit, isFull: false };
+      if (bytes > UNIT_BYTES || copies.size > UNIT_REGIONS) return { unit, isFull: true };
+      if (batch.control !== undefined) return { unit: unit.length === 0 ? [batch] : unit, isFull: true };
       unit.push(batch);
       for (const record of batch.records) {
         bytes += record.lengthBytes;
         this.#addCopies(record, copies);
       }
     }
-    return unit;
+    return { unit, isFull: false };
   }
 
   /** The regions of a record that have to be copied before it is applied, as far as that can be told now. */
@@ -252,12 +249,11 @@ export class Applier {
     }
   }
 
-  /** Whether to wait for more to come before a unit of these is applied. */
+  /** Whether to wait for more to come before a unit of these, which could be larger, is applied. */
   #isPatient(unit: readonly LogBatch[]): boolean {
     const from = unit[0]?.lsn ?? 0;
     const bytes = ((unit.at(-1)?.endLsn ?? from) - from) * LOG_SECTOR_BYTES;
-    const all = unit.length === this.#queue.length;
-    if (!all || this.#hurry || bytes >= PATIENCE_BYTES || this.#hooks.writersWait()) return false;
+    if (from < this.#hurryLsn || bytes >= PATIENCE_BYTES || this.#hooks.writersWait()) return false;
     this.#patience ??= this.#state.clock.after(PATIENCE_MS, () => {
       this.#patience = undefined;
       this.hurry();
@@ -352,7 +348,6 @@ export class Applier {
       for (const record of batch.records) this.#state.volumes[record.volumeIndex]?.pending.remove(record);
     }
     this.#queue.splice(0, unit.length);
-    if (this.#queue.length === 0) this.#hurry = false;
     this.#retained.push(...unit);
     this.#appliedLsn = unit.at(-1)?.endLsn ?? this.#appliedLsn;
     void this.#state.readers.drained().then(() => {
@@ -362,7 +357,10 @@ export class Applier {
 
   /** A barrier (L10): everything before it is durable, then its effect and the checkpoint just past it are one write. */
   async #applyControl(batch: LogBatch): Promise<void> {
+    const losses = this.#state.volumeLosses;
     await this.#state.syncVolumes();
+    // What was lost is applied again first.
+    if (losses !== this.#state.volumeLosses) return;
     const takeBack = await this.#hooks.prepareControl(batch);
     try {
       await this.#hooks.flushMaps();
@@ -372,7 +370,6 @@ export class Applier {
       throw error;
     }
     this.#queue.shift();
-    if (this.#queue.length === 0) this.#hurry = false;
     this.#appliedLsn = batch.endLsn;
     this.#retained = [];
     this.#state.log.forget(batch);
@@ -411,7 +408,7 @@ export class Applier {
   async checkpoint(): Promise<void> {
     if (this.#rewindIfLost()) this.poke();
     const lsn = this.#appliedLsn;
-    const losses = this.#losses;
+    const losses = this.#state.volumeLosses;
     await this.#state.syncVolumes();
     await this.#recordCheckpoint(lsn, losses);
   }
@@ -420,7 +417,7 @@ export class Applier {
   #checkpointAside(): void {
     if (this.#checkpointing !== undefined) return;
     const lsn = this.#appliedLsn;
-    const losses = this.#losses;
+    const losses = this.#state.volumeLosses;
     this.#checkpointing = this.#state
       .syncVolumes()
       .then(() => this.#state.lane(() => this.#recordCheckpoint(lsn, losses)))
@@ -434,7 +431,7 @@ export class Applier {
 
   /** Everything below `lsn` is in the volumes, durably, unless a sync has failed since there were so many `losses`. In the lane. */
   async #recordCheckpoint(lsn: Lsn, losses: number): Promise<void> {
-    if (losses !== this.#losses || lsn <= this.#state.checkpointLsn) return;
+    if (losses !== this.#state.volumeLosses || lsn <= this.#state.checkpointLsn) return;
     await this.#hooks.flushMaps();
     await this.#state.writeRecord(lsn);
     this.#retained = this.#retained.filter((batch) => batch.endLsn > lsn);
@@ -468,7 +465,6 @@ export class Applier {
    */
   #volumeLost(): void {
     this.#lost = true;
-    this.#losses++;
     for (const volume of this.#state.volumes) {
       volume.disk.forgive();
       volume.pending.clear();

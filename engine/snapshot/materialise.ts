@@ -8,7 +8,7 @@
  *   3. the volume is synced;
  *   4. the region's bit is cleared, durably, and then in memory: from here on readers find it in the volume.
  */
-import { assert } from '../errors.ts';
+import { assert, EngineError } from '../errors.ts';
 import type { GroupState, GroupVolume } from '../group-state.ts';
 import type { RegionIndex } from '../units.ts';
 import type { RestoreNode } from './chain.ts';
@@ -38,8 +38,11 @@ async function materialise(
   const durable = restore.parts[volume.index]?.durable;
   assert(durable !== undefined, 'an applied restore has its map on disk');
   await preserve(state, volume, regions, state.chain.nodes.indexOf(restore));
+  const losses = state.volumeLosses;
   await eachRegion(state, regions, (region) => bring(state, restore, volume, region));
   await state.syncVolumes();
+  if (state.volumeLosses !== losses)
+    throw new EngineError('disk', `volume ${volume.name}: a sync failed meanwhile`, { errno: 'EIO' });
   await durable.clear(regions);
   state.counters.regionsRestored += regions.length;
 }
