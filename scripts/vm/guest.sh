@@ -78,9 +78,40 @@ fill() {
   (cd "$1" && sha256sum file*) >"$2"
 }
 
+# The text that a row of that number has: of many lengths, and nothing that another row has.
+ROW_BODY="printf('%d %.*c', id, 200 + id * 37 % 3000, char(97 + id % 26))"
+
+create_rows() { sqlite3 -bail "$1" 'CREATE TABLE row (id INTEGER PRIMARY KEY, body TEXT);'; }
+
+# write_rows DATABASE FIRST: inserts rows, each in a transaction of its own, until that fails; /tmp/committed gets the numbers of those
+# whose commit returned. `.system` runs once the statement before it has been committed. `extra`, because a commit is the removal of
+# the journal, and only with it is the folder synced afterwards.
+write_rows() {
+  { set +ex; } 2>/dev/null
+  {
+    echo 'PRAGMA synchronous=extra;'
+    i=$2
+    while echo "WITH new(id) AS (VALUES ($i)) INSERT INTO row SELECT id, $ROW_BODY FROM new;" &&
+      echo ".system echo $i >>/tmp/committed"; do
+      i=$((i + 1))
+    done
+  } 2>/dev/null | sqlite3 -bail "$1" 2>/tmp/sqlite.err
+}
+
+last_committed() { tail -n 1 /tmp/committed; }
+
+# check_rows DATABASE COMMITTED: the database is sound, its rows are what they should be, and those of the list are there.
+check_rows() {
+  [ "$(sqlite3 "$1" 'PRAGMA integrity_check')" = ok ]
+  wrong=$(sqlite3 "$1" 'CREATE TEMP TABLE committed(id INTEGER)' ".import $2 committed" \
+    "SELECT (SELECT count(*) FROM committed WHERE id NOT IN (SELECT id FROM row)), (SELECT count(*) FROM row WHERE body IS NOT $ROW_BODY)")
+  [ "$wrong" = '0|0' ]
+}
+
 clean_up() {
   cd /
   swapoff -a 2>/dev/null || true
+  umount /tmp/beside 2>/dev/null || true
   umount /mnt 2>/dev/null || umount -l /mnt 2>/dev/null || true
   for comm in /proc/[0-9]*/comm; do
     pid=${comm#/proc/}
