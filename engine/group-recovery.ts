@@ -11,7 +11,6 @@ import type { DetachedRecord, RestoreRecord, SnapshotRecord } from './group-reco
 import { type GroupEvent, GroupState, type GroupVolume, type StoreKind } from './group-state.ts';
 import { Log } from './log/log.ts';
 import type { LogBatch } from './log/record.ts';
-import { DurableMap } from './map/durable-map.ts';
 import type { RegionMapView } from './map/region-map.ts';
 import { type DetachedImage, Layer, RestoreNode, type RestorePart } from './snapshot/chain.ts';
 import { ControlEffects, restoreMapName } from './snapshot/control-effects.ts';
@@ -162,8 +161,7 @@ async function openRestore(state: GroupState, record: RestoreRecord): Promise<Re
       continue;
     }
     const name = restoreMapName(record.id, volume.name);
-    const disk = await state.folder.open(name);
-    const { map, doubtful } = await DurableMap.load(disk, 0, state.regionCount(volume));
+    const { disk, map, doubtful } = await openMap(state, name, state.regionCount(volume));
     if (doubtful.length > 0) {
       await disk.close();
       const what = `${name} is damaged: which regions of volume ${volume.name} are restored already cannot be told; put it back from a backup`;

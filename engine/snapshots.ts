@@ -136,11 +136,13 @@ export class Snapshots {
     const inChain = !detached && snapshot.detaching ? 'detaching' : 'attached';
     const alone = detached && snapshot.refresh !== undefined ? 'refreshing' : 'detached';
     const figures = () => this.#figures(snapshot);
+    // A refresh is seen from its record on, like everything else.
+    const taken = (detached ? snapshot.refresh?.layer : undefined) ?? snapshot;
     return {
       id: snapshot.id,
       name: snapshot.name ?? '',
-      lsn: snapshot.lsn,
-      createdAt: snapshot.createdAt,
+      lsn: taken.lsn,
+      createdAt: taken.createdAt,
       local: snapshot.local,
       undoOf: detached ? undefined : snapshot.undoOf,
       state: detached ? alone : inChain,

@@ -11,7 +11,7 @@
  */
 import type { Disk } from '../disk/disk.ts';
 import { turnstile } from '../disk/turnstile.ts';
-import { assert } from '../errors.ts';
+import { assert, EngineError } from '../errors.ts';
 import { MAP_SECTOR_REGIONS, SECTOR_BYTES, seal, spoil } from '../formats.ts';
 import type { RegionIndex } from '../units.ts';
 import { encodeSectors } from './map-format.ts';
@@ -49,12 +49,17 @@ export class DurableMap {
     return new DurableMap(disk, startBytes, new RegionMap(regionCount), []);
   }
 
-  /** Reads a map, and makes sure that what it read is durable. `doubtful`: the regions of damaged sectors. */
+  /** Reads a map, and makes sure that what it read is durable. `doubtful`: the regions of damaged sectors. Throws `corrupt` when it was cut short. */
   static async load(
     disk: Disk,
     startBytes: number,
     regionCount: number,
   ): Promise<{ map: DurableMap; doubtful: RegionRun[] }> {
+    const endBytes = startBytes + DurableMap.bytesFor(regionCount);
+    if (disk.sizeBytes < endBytes) {
+      const what = `the file of a region map has ${disk.sizeBytes} bytes, and had ${endBytes}: put the whole back`;
+      throw new EngineError('corrupt', what);
+    }
     const bits = new RegionMap(regionCount);
     const damaged = await loadSectors(disk, startBytes, bits);
     await disk.sync();

@@ -154,12 +154,15 @@ export async function createMap(
   }
 }
 
-export async function openMap(state: GroupState, name: string, regionCount: number): Promise<MapOnDisk> {
+/** A damaged sector counts as all set: its regions are `doubtful`. Throws `not-found`, `corrupt`, `disk`. */
+export async function openMap(
+  state: GroupState,
+  name: string,
+  regionCount: number,
+): Promise<MapOnDisk & { readonly doubtful: readonly RegionRun[] }> {
   const disk = await state.folder.open(name);
   try {
-    // A damaged sector counts as all set: more is moved than has to be, and nothing is missed.
-    const { map } = await DurableMap.load(disk, 0, regionCount);
-    return { disk, map };
+    return { disk, ...(await DurableMap.load(disk, 0, regionCount)) };
   } catch (error) {
     await disk.close();
     throw error;
