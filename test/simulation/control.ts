@@ -354,7 +354,9 @@ export function matchSnapshots(
   for (const view of views) {
     const known = model.snapshots.find((snapshot) => snapshot.id === view.id);
     const fresh = model.snapshots.filter((snapshot) => snapshot.capturing && snapshot.name === view.name);
-    const snapshot = known ?? fresh.find((one) => !isOpen(one)) ?? fresh[0];
+    // A detached one that was refreshed keeps its id, and has another place in the order.
+    const moved = known !== undefined && known.lsn !== undefined && known.lsn !== view.lsn;
+    const snapshot = (moved ? fresh[0] : known) ?? known ?? fresh.find((one) => !isOpen(one)) ?? fresh[0];
     if (snapshot === undefined)
       throw new Violation(
         '4',
