@@ -20,6 +20,7 @@ import type { LogBatch } from './log/record.ts';
 import { WritePath } from './log/write-path.ts';
 import type { RegionRun } from './map/region-map.ts';
 import { Operations, type OperationView } from './operations.ts';
+import type { RestoreNode } from './snapshot/chain.ts';
 import type { ControlEffects } from './snapshot/control-effects.ts';
 import type { DetachedSnapshot } from './snapshot/detached.ts';
 import type { SnapshotVolume } from './snapshot/snapshot-volume.ts';
@@ -364,13 +365,14 @@ export class Group {
     return {
       enterDirect: () => this.#enterDirect(),
       removeDetached: () => this.#removeDetached(),
-      restored: (restore: { readonly id: string }) => {
-        const data = { id: restore.id };
-        this.#state.emit({ type: 'restore.completed', message: 'a restore is complete', data });
+      restored: (restore: RestoreNode) => {
+        const snapshot = restore.source.name ?? restore.source.id;
+        const message = `everything that was restored from snapshot ${snapshot} is in the volumes now`;
+        this.#state.emit({ type: 'restore.completed', message, data: { id: restore.id, snapshot } });
         this.#changes.changed();
       },
       detached: (id: string) => this.#noteSnapshot('detached', id, 'stands for itself now'),
-      refreshed: (id: string) => this.#noteSnapshot('refreshed', id, 'has all of its refresh now'),
+      refreshed: (id: string) => this.#noteSnapshot('refresh-completed', id, 'has all of its refresh now'),
       freed: () => this.#applier.retryNow(),
       bug: (error: unknown) => this.#broke(error),
     };

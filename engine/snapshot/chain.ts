@@ -38,6 +38,8 @@ export interface LayerPart {
 /** What a snapshot is to those who read through it: `Layer`, or a detached copy. */
 export interface ImageSource {
   readonly id: string;
+  /** As everybody who asks sees it; null once it was taken away. */
+  name: string | null;
   /** Restores, and other copies, that read from it now: while there are any it is needed, whatever its name. */
   users: number;
   /** A write to it that is under way: what it shows is in between until that has ended. */

@@ -36,7 +36,11 @@ export function addCreate(program: Command, output: Output, finish: Finish): voi
       'size of a region: a power of two from 4K to 32M (default: 64K)',
       sizeArgument,
     )
-    .option('--log-size <size>', 'size of the log, a multiple of 4K (default: 1G)', sizeArgument)
+    .option(
+      '--log-size <size>',
+      'size of the log, a multiple of 4K (default: 1G, more for very large volumes, all of a file that --log names)',
+      sizeArgument,
+    )
     .option('--log <path>', 'file or device for the log (default: in the state folder)', pathArgument)
     .addOption(
       new Option(
