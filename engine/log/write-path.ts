@@ -14,6 +14,10 @@ import type { LogBatch, LogRecord } from './record.ts';
 /** Zeroes have no payload, but every region of theirs is looked at when they are applied. */
 const ZERO_PIECE_BYTES = 64 * MIB;
 
+interface Waiter {
+  resume: () => void;
+}
+
 export class WritePath {
   readonly #state: GroupState;
   #mode: 'direct' | 'logged';
@@ -23,7 +27,7 @@ export class WritePath {
   #directInFlight = 0;
   #onDirectIdle: (() => void) | undefined;
   /** Writers that wait for room, first come first served. Bounded by the requests that connections may have in flight. */
-  readonly #waiting: (() => void)[] = [];
+  readonly #waiting: Waiter[] = [];
   #full = false;
   #failure: EngineError | undefined;
   /** A batch has begun: the applier will come to it. */
@@ -217,22 +221,34 @@ export class WritePath {
     }
   }
 
-  /** Those who wait try again, in their order. */
+  /** The first of those who wait tries again; when it goes on, so does the next. */
   wake(): void {
-    for (const resume of this.#waiting.splice(0)) resume();
+    this.#waiting[0]?.resume();
   }
 
   /** Appends as soon as there is room; those who came before go first. False when the group is in direct mode, and nothing is logged. */
   async #whenRoom(append: () => LogRecord | undefined): Promise<boolean> {
-    let first = true;
-    for (;;) {
-      this.#check();
-      if (this.isDirect) return false;
-      const mayTry = !this.#held && (!first || this.#waiting.length === 0);
-      if (mayTry && this.#append(append())) return true;
-      first = false;
-      this.#noteFull();
-      await new Promise<void>((resolve) => this.#waiting.push(resolve));
+    const waiter: Waiter = { resume: () => {} };
+    this.#waiting.push(waiter);
+    let appended = false;
+    try {
+      for (;;) {
+        if (this.#waiting[0] === waiter) {
+          this.#check();
+          if (this.isDirect) return false;
+          appended = !this.#held && this.#append(append());
+          if (appended) return true;
+          this.#noteFull();
+        }
+        await new Promise<void>((resolve) => {
+          waiter.resume = resolve;
+        });
+      }
+    } finally {
+      // Only the first leaves; what it found may be so for the next.
+      this.#waiting.shift();
+      if (appended) this.#noteRoom();
+      this.wake();
     }
   }
 
@@ -247,7 +263,6 @@ export class WritePath {
         this.#dropPayload(before);
     }
     this.#state.volumes[record.volumeIndex]?.pending.add(record);
-    this.#noteRoom();
     return true;
   }
 

@@ -263,6 +263,9 @@ t.test(
     for (const name of ['group.record', 'log.ring', 'maps/v.map', 'snapshots/ID/v.preserved']) {
       const synced = trace.indexOf(`sync ${name}`);
       t.ok(synced >= 0 && synced < trace.indexOf('write volumes/v.img'), `${name} is synced first`);
+      // The record is written again instead, before it counts.
+      const read = trace.indexOf(`read ${name}`);
+      t.ok(synced < read || (name === 'group.record' && trace.indexOf(`write ${name}`) < synced), name);
     }
     t.ok(inOrder(trace, ['read log.ring', 'write log.ring', 'sync log.ring', 'write volumes/v.img']));
   },
