@@ -59,6 +59,10 @@ export interface Preferences {
   readonly trouble?: boolean;
   /** How many requests cover a volume whole. */
   readonly wholeVolumes?: number;
+  /** How many steps at most lie between two operations. */
+  readonly hurry?: number;
+  /** What fails, when something does. */
+  readonly faults?: readonly { readonly operation: DiskOperation; readonly file: FileKind | 'any' }[];
 }
 
 export function generate(
@@ -78,8 +82,7 @@ export function generate(
       name,
       weight: (prefer.weights?.[name] ?? WEIGHTS[name]) * random.pick([0.2, 0.5, 1, 1, 1, 2, 4]),
     }));
-  const hurry = random.pick([0, 2, 8, 30]);
-  const draw = drawer(random, volumeSectors, hurry, prefer.wholeVolumes ?? WHOLE_VOLUMES);
+  const draw = drawer(random, volumeSectors, { hurry: random.pick([0, 2, 8, 30]), ...prefer });
   const list: Operation[] = [];
   const count = random.between(Math.ceil(length / 4), length);
   while (list.length < count) list.push(draw(pickWeighted(random, weights)));
@@ -133,8 +136,7 @@ interface Range {
 function drawer(
   random: Random,
   volumeSectors: readonly number[],
-  hurry: number,
-  wholeVolumes: number,
+  { hurry, wholeVolumes = WHOLE_VOLUMES, faults }: Preferences & { readonly hurry: number },
 ): (op: OperationName) => Operation {
   const anyVolume = (): number => random.below(volumeSectors.length);
   const range = (): Range => {
@@ -188,7 +190,7 @@ function drawer(
       case 'crash':
         return { op, power: random.chance(0.6), again: again(), steps };
       case 'fault':
-        return { op, ...drawFault(random), steps };
+        return { op, ...drawFault(random), ...(faults === undefined ? {} : random.pick(faults)), steps };
       case 'space':
         return { op, pages: random.pick([0, 1, 3, 10, 40]), steps };
       case 'when-full':

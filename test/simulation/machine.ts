@@ -50,6 +50,11 @@ export class Machine {
    * begins with what the disk has: the power goes with the process.
    */
   lossy = false;
+  /**
+   * A sync of the log failed: what was acknowledged and not flushed may be lost, page cache or not. What the next process finds it writes again before it
+   * counts (rule L6), so that the cache may well be kept.
+   */
+  #logLost = false;
   /** How the process that had the group ended, until what is left has been looked at. */
   death: Death | undefined;
   names = 0;
@@ -144,7 +149,10 @@ export class Machine {
     // While a group logs, what its volumes lack is written again from the log; but for what was written before it did.
     if (volume && this.model.mode === 'logged' && !this.model.owesDirect(index)) return;
     // What was not durable of these is written again by the next process, before it counts (rule L6).
-    if (fileKind(name) === 'log' || fileKind(name) === 'record') return;
+    const isLog = fileKind(name) === 'log';
+    if (isLog) this.#logLost = true;
+    const owes = this.model.volumes.some((_, other) => this.model.owesDirect(other));
+    if (fileKind(name) === 'record' || (isLog && !owes)) return;
     this.lossy = true;
     if (volume) this.model.loosen(index);
   }
@@ -289,8 +297,9 @@ export class Machine {
     this.group = undefined;
     this.storage.kill(cut);
     this.storage.failedSyncs = [];
-    this.death = cut || this.death === 'power cut' ? 'power cut' : 'killed';
+    this.death = cut || this.#logLost || this.death === 'power cut' ? 'power cut' : 'killed';
     this.lossy = false;
+    this.#logLost = false;
   }
 
   /** Begins to make the group; `group` is set when it is there. The disks are fine. */

@@ -10,8 +10,7 @@ import type { DiskOperation, FileKind, Traits } from './storage.ts';
  */
 export type Operation = {
   readonly steps: number;
-} & /** `idle`: nobody asks for anything, and what is logged becomes durable and is applied by itself. */
-(
+} /** `idle`: nobody asks for anything, and what is logged becomes durable and is applied by itself. */ & (
   | { readonly op: 'settle' | 'refusals' | 'verify' | 'wait' | 'settled' | 'idle' | 'reopen' | 'heal' }
   | { readonly op: 'write'; volume: number; cell: number; cells: number; inline: boolean; settle: boolean }
   | { readonly op: 'zero'; volume: number; cell: number; cells: number; mayPunch: boolean; fast: boolean }

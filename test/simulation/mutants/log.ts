@@ -43,13 +43,7 @@ export const LOG_MUTANTS: readonly Mutant[] = [
   {
     name: 'a batch is applied before it is durable',
     rule: 'L1',
-    edits: [
-      edit(
-        APPLIER,
-        'if (batch.lsn >= durableLsn || bytes > UNIT_BYTES',
-        'if (durableLsn < 0 || bytes > UNIT_BYTES',
-      ),
-    ],
+    edits: [edit(APPLIER, 'if (batch.lsn >= durableLsn) return', 'if (durableLsn < 0) return')],
     ops: LOGGED,
     maxRuns: 5000,
   },
@@ -121,7 +115,7 @@ export const LOG_MUTANTS: readonly Mutant[] = [
   {
     name: 'a control record passes what the volumes have not on disk',
     rule: 'L3',
-    edits: [edit(APPLIER, 'await this.#state.syncVolumes();\n    const takeBack', 'const takeBack')],
+    edits: [edit(APPLIER, 'await this.#state.syncVolumes();\n    // What was lost', '// What was lost')],
     ops: LOGGED,
     maxRuns: 5000,
   },
@@ -182,8 +176,10 @@ export const LOG_MUTANTS: readonly Mutant[] = [
     ],
     ops: ['write', 'trim', 'snapshot', 'crash'],
     prefer: {
-      plan: { volumeSectors: [8] },
-      weights: { trim: 40, write: 40, snapshot: 3, crash: 25 },
+      plan: { volumeSectors: [1], createCrashes: [] },
+      weights: { trim: 40, write: 40, snapshot: 3, crash: 30 },
+      wholeVolumes: 1,
+      hurry: 0,
       trouble: false,
     },
     maxRuns: 20_000,
@@ -226,11 +222,27 @@ export const LOG_MUTANTS: readonly Mutant[] = [
     maxRuns: 10_000,
   },
   {
+    name: 'a control record passes a sync that failed meanwhile',
+    rule: 'L6',
+    edits: [edit(APPLIER, 'if (losses !== this.#state.volumeLosses) return;', 'void losses;')],
+    ops: ['write', 'flush', 'snapshot', 'delete', 'fault', 'verify', 'idle', 'settled', 'crash', 'heal'],
+    prefer: {
+      trouble: true,
+      weights: { fault: 6, crash: 6, heal: 4, snapshot: 12, delete: 8 },
+      faults: [{ operation: 'sync', file: 'volume' }],
+    },
+    maxRuns: 10_000,
+  },
+  {
     name: 'a checkpoint passes a sync that failed meanwhile',
     rule: 'L6',
-    edits: [edit(APPLIER, 'if (losses !== this.#losses ||', 'if (losses < 0 ||')],
-    ops: ['write', 'flush', 'snapshot', 'fault', 'verify', 'settled', 'crash', 'heal'],
-    prefer: { trouble: true },
+    edits: [edit(APPLIER, 'if (losses !== this.#state.volumeLosses ||', 'if (losses < 0 ||')],
+    ops: ['write', 'flush', 'snapshot', 'fault', 'verify', 'idle', 'settled', 'crash', 'heal'],
+    prefer: {
+      trouble: true,
+      weights: { fault: 6, crash: 6, heal: 4 },
+      faults: [{ operation: 'sync', file: 'volume' }],
+    },
     maxRuns: 10_000,
   },
   {
@@ -368,11 +380,7 @@ export const LOG_MUTANTS: readonly Mutant[] = [
     name: 'a full log drops a write',
     rule: 'L12',
     edits: [
-      edit(
-        'log/write-path.ts',
-        'this.#noteFull();\n      await',
-        'if (!this.#held) return true;\n      await',
-      ),
+      edit('log/write-path.ts', 'this.#noteFull();\n        }', 'if (!this.#held) return true;\n        }'),
     ],
     ops: ['write', 'read', 'snapshot', 'verify'],
     maxRuns: 2000,

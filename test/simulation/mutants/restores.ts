@@ -103,9 +103,10 @@ export const RESTORE_MUTANTS: readonly Mutant[] = [
     name: 'the bit of a region goes before the volume has it',
     rule: 'T3',
     edits: [
+      edit(MATERIALISE, 'await state.syncVolumes();', ''),
       edit(
         MATERIALISE,
-        'await state.syncVolumes();\n  await durable.clear(regions);',
+        'await durable.clear(regions);',
         'await durable.clear(regions);\n  await state.syncVolumes();',
       ),
     ],
