@@ -98,7 +98,7 @@ export class GroupState {
     this.#recordFile = parts.recordFile;
     this.regionBytes = parts.record.regionBytes;
     this.space = new Space(parts.folder, this.regionBytes, parts.emit);
-    this.reader = new ImageReader(this.chain, this.log, this.readers);
+    this.reader = new ImageReader(this.chain, this.log, this.readers, () => this.volumeLosses);
     this.volumes = parts.volumes.map((volume, index) => ({
       ...volume,
       index,

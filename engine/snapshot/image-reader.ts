@@ -31,17 +31,21 @@ interface Piece {
   readonly startBytes: number;
   readonly endBytes: number;
   readonly records: readonly LogRecord[];
+  readonly losses: number;
 }
 
 export class ImageReader {
   readonly #chain: Chain;
   readonly #log: Log;
   readonly #readers: ReadTracker;
+  /** How often a volume's sync has failed: it may show older content then, over which records lie again. */
+  readonly #losses: () => number;
 
-  constructor(chain: Chain, log: Log, readers: ReadTracker) {
+  constructor(chain: Chain, log: Log, readers: ReadTracker, losses: () => number) {
     this.#chain = chain;
     this.#log = log;
     this.#readers = readers;
+    this.#losses = losses;
   }
 
   /** Reads now, if nothing has to be waited for. */
@@ -137,7 +141,7 @@ export class ImageReader {
       end++;
       stopBytes = Math.min(endBytes, end * regionBytes);
     }
-    return { place, first, end, startBytes, endBytes: stopBytes, records };
+    return { place, first, end, startBytes, endBytes: stopBytes, records, losses: this.#losses() };
   }
 
   /** False when what was read is not, or may not be, what the piece shows. */
@@ -168,6 +172,7 @@ export class ImageReader {
   }
 
   #isStill(volume: ReadableVolume, view: View, piece: Piece): boolean {
+    if (piece.losses !== this.#losses()) return false;
     for (let region = piece.first; region < piece.end; region++) {
       if (!samePlace(piece.place, this.#chain.locate(volume.index, region, view))) return false;
     }
