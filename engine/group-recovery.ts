@@ -7,6 +7,7 @@ import { type Control, decodeControl } from './control-record.ts';
 import type { DiskFolder } from './disk/disk.ts';
 import { EngineError } from './errors.ts';
 import type { OpenGroup } from './group-files.ts';
+import { type Undo, undoAll } from './group-folder.ts';
 import type { DetachedRecord, RestoreRecord, SnapshotRecord } from './group-record.ts';
 import { type GroupEvent, GroupState, type GroupVolume, type StoreKind } from './group-state.ts';
 import { Log } from './log/log.ts';
@@ -50,33 +51,42 @@ export async function recover(
     ...options,
   });
   const warnings = [...opened.warnings, ...found.warnings];
+  const opening: Opening = { state, warnings, undo: [] };
   try {
     for (const id of record.voided) state.voided.add(id);
-    await openChain(state, warnings);
+    await openChain(opening);
     const effects = new ControlEffects(state);
     for (const batch of found.batches) addPending(state, effects, batch);
     await removeLeftovers(state, effects);
     return { state, effects, batches: found.batches, warnings };
   } catch (error) {
-    await closeState(state);
+    await undoAll(opening.undo);
     await found.log.close().catch(() => {});
     throw error;
   }
 }
 
-async function openChain(state: GroupState, warnings: string[]): Promise<void> {
+interface Opening {
+  readonly state: GroupState;
+  readonly warnings: string[];
+  /** Closes what is open so far. */
+  readonly undo: Undo[];
+}
+
+async function openChain(opening: Opening): Promise<void> {
+  const { state } = opening;
   const restores: RestoreRecord[] = [];
   for (const node of state.record.nodes) {
-    if (node.kind === 'snapshot') state.chain.append(await openLayer(state, node, warnings));
+    if (node.kind === 'snapshot') state.chain.append(await openLayer(opening, node));
     else restores.push(node);
   }
-  for (const snapshot of state.record.detached)
-    state.detached.push(await openDetached(state, snapshot, warnings));
-  for (const restore of restores) insertRestore(state, await openRestore(state, restore));
+  for (const snapshot of state.record.detached) state.detached.push(await openDetached(opening, snapshot));
+  for (const restore of restores) insertRestore(state, await openRestore(opening, restore));
   sumChanges(state);
 }
 
-async function openLayer(state: GroupState, record: SnapshotRecord, warnings: string[]): Promise<Layer> {
+async function openLayer(opening: Opening, record: SnapshotRecord): Promise<Layer> {
+  const { state } = opening;
   const layer = new Layer(record, state.layerParts());
   layer.recordedName = record.name;
   layer.applied = true;
@@ -86,7 +96,7 @@ async function openLayer(state: GroupState, record: SnapshotRecord, warnings: st
     if (part === undefined) continue;
     const open = async (names: readonly string[], kind: StoreKind): Promise<RegionStore | undefined> => {
       if (!names.includes(volume.name)) return undefined;
-      return await openStore(state, layer.id, volume, kind, warnings);
+      return await openStore(opening, layer.id, volume, kind);
     };
     part.preserved = await open(record.stores, 'preserved');
     part.modified = await open(record.written, 'modified');
@@ -96,32 +106,29 @@ async function openLayer(state: GroupState, record: SnapshotRecord, warnings: st
 }
 
 async function openStore(
-  state: GroupState,
+  { state, warnings, undo }: Opening,
   id: string,
   volume: GroupVolume,
   kind: StoreKind,
-  warnings: string[],
 ): Promise<RegionStore> {
   const store = await state.openStore(id, volume, kind);
+  undo.push(() => store.close());
   if (store.doubtful.length > 0)
     warnings.push(`${store.name}: its map is damaged: what the snapshot shows there cannot be read`);
   return store;
 }
 
-async function openDetached(
-  state: GroupState,
-  record: DetachedRecord,
-  warnings: string[],
-): Promise<DetachedSnapshot> {
+async function openDetached(opening: Opening, record: DetachedRecord): Promise<DetachedSnapshot> {
+  const { state } = opening;
   const parts: DetachedPart[] = [];
   for (const volume of state.volumes) {
     const length = state.regionCount(volume);
     const changedName = detachedMapName(record.id, volume.name, 'changed', record.changedId);
     const written = record.written.includes(volume.name);
     parts.push({
-      copied: await openStore(state, record.id, volume, 'copied', warnings),
-      modified: written ? await openStore(state, record.id, volume, 'modified', warnings) : undefined,
-      changed: await openMap(state, changedName, length),
+      copied: await openStore(opening, record.id, volume, 'copied'),
+      modified: written ? await openStore(opening, record.id, volume, 'modified') : undefined,
+      changed: await openMapOf(opening, changedName, length),
     });
   }
   const { id, name, lsn, createdAt, local, changedId } = record;
@@ -129,25 +136,34 @@ async function openDetached(
   const snapshot = new DetachedSnapshot(state.volumes, identity, parts);
   snapshot.name = name;
   snapshot.recordedName = name;
-  if (record.refresh !== undefined) await openRefresh(state, snapshot, record.refresh.layerId);
+  if (record.refresh !== undefined) await openRefresh(opening, snapshot, record.refresh.layerId);
   return snapshot;
 }
 
-async function openRefresh(state: GroupState, snapshot: DetachedSnapshot, layerId: string): Promise<void> {
+async function openRefresh(opening: Opening, snapshot: DetachedSnapshot, layerId: string): Promise<void> {
+  const { state } = opening;
   const layer = state.chain.layers.find((candidate) => candidate.id === layerId);
   if (layer === undefined)
     throw new EngineError('corrupt', 'the record refreshes a snapshot from one it has not');
   const parts = [];
   for (const volume of state.volumes) {
     const name = detachedMapName(snapshot.id, volume.name, 'refresh', layerId);
-    const onDisk = await openMap(state, name, state.regionCount(volume));
+    const onDisk = await openMapOf(opening, name, state.regionCount(volume));
     parts.push({ onDisk, toCome: onDisk.map.view, total: onDisk.map.view.count });
   }
   layer.users++;
   snapshot.refresh = { layer, parts, applied: true };
 }
 
-async function openRestore(state: GroupState, record: RestoreRecord): Promise<RestoreNode> {
+/** See `openMap`. */
+async function openMapOf({ state, undo }: Opening, name: string, regionCount: number) {
+  const found = await openMap(state, name, regionCount);
+  undo.push(() => found.disk.close());
+  return found;
+}
+
+async function openRestore(opening: Opening, record: RestoreRecord): Promise<RestoreNode> {
+  const { state } = opening;
   const layers = state.chain.layers;
   const source: Layer | DetachedImage | undefined =
     layers.find((layer) => layer.id === record.sourceId) ??
@@ -161,9 +177,8 @@ async function openRestore(state: GroupState, record: RestoreRecord): Promise<Re
       continue;
     }
     const name = restoreMapName(record.id, volume.name);
-    const { disk, map, doubtful } = await openMap(state, name, state.regionCount(volume));
+    const { disk, map, doubtful } = await openMapOf(opening, name, state.regionCount(volume));
     if (doubtful.length > 0) {
-      await disk.close();
       const what = `${name} is damaged: which regions of volume ${volume.name} are restored already cannot be told; put it back from a backup`;
       throw new EngineError('corrupt', what);
     }
