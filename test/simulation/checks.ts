@@ -1,7 +1,7 @@
 /** Looks at a whole group: every image, every map, every list. */
 
 import { CELL_BYTES } from './cells.ts';
-import { supported } from './engine-api.ts';
+import { type SimSnapshotView, supported } from './engine-api.ts';
 import { type Image, Violation } from './image.ts';
 import type { Machine } from './machine.ts';
 import { REGION_BYTES } from './plan.ts';
@@ -20,6 +20,7 @@ export function volumeTarget(machine: Machine, volume: number): Target {
 
 /** What it is called: while it is being renamed, either of two. */
 export function nameNow(machine: Machine, snapshot: SnapshotModel): string {
+  if (snapshot.nameToBe === undefined) return snapshot.name;
   return machine.open.snapshots.find((view) => view.id === snapshot.id)?.name ?? snapshot.name;
 }
 
@@ -97,15 +98,17 @@ export function checkMaps(machine: Machine): void {
   checkWritten(machine);
   if (!supported('changedRuns')) return;
   const settled = machine.model.snapshots.filter((snapshot) => !snapshot.capturing && !snapshot.leaving);
+  if (settled.length === 0) return;
+  const views = new Map(machine.open.snapshots.map((view) => [view.id, view]));
   for (const snapshot of settled) {
     for (let volume = 0; volume < machine.model.volumes.length; volume++) {
-      checkAgainstVolume(machine, snapshot, volume);
+      checkAgainstVolume(machine, snapshot, volume, views);
       for (const newer of settled) {
-        if (newer.issuedAt > snapshot.takenAt) checkPair(machine, snapshot, newer, volume);
+        if (newer.issuedAt > snapshot.takenAt) checkPair(machine, snapshot, newer, volume, views);
       }
     }
   }
-  checkViews(machine, settled);
+  checkViews(machine, settled, views);
 }
 
 /** The map of a volume has every region that is not blank. */
@@ -135,12 +138,13 @@ function changedRegions(machine: Machine, volume: number, from: string, to: stri
   return changed;
 }
 
-function checkAgainstVolume(machine: Machine, snapshot: SnapshotModel, volume: number): void {
+type Views = ReadonlyMap<string | undefined, SimSnapshotView>;
+
+function checkAgainstVolume(machine: Machine, snapshot: SnapshotModel, volume: number, views: Views): void {
   const { model } = machine;
   const touchedAt = model.touchedAt[volume] ?? new Int32Array();
   const changed = changedRegions(machine, volume, nameNow(machine, snapshot), undefined);
-  const view = machine.open.snapshots.find((one) => one.id === snapshot.id);
-  const refreshing = view?.state === 'refreshing';
+  const refreshing = views.get(snapshot.id)?.state === 'refreshing';
   for (let region = 0; region < changed.length; region++) {
     const what = `region ${region} of v${volume} against ${snapshot.name}`;
     if (changed[region] === 0 && differs(model.volume(volume), snapshot.image(volume), region))
@@ -153,13 +157,17 @@ function checkAgainstVolume(machine: Machine, snapshot: SnapshotModel, volume: n
   }
 }
 
-function checkPair(machine: Machine, older: SnapshotModel, newer: SnapshotModel, volume: number): void {
+function checkPair(
+  machine: Machine,
+  older: SnapshotModel,
+  newer: SnapshotModel,
+  volume: number,
+  views: Views,
+): void {
   const changed = changedRegions(machine, volume, nameNow(machine, older), nameNow(machine, newer));
   // A detached one keeps what has changed since then, not when.
   const touchedAt = machine.model.touchedAt[volume] ?? new Int32Array();
-  const detached = machine.open.snapshots.some(
-    (view) => view.state !== 'attached' && (view.id === older.id || view.id === newer.id),
-  );
+  const detached = [older, newer].some(({ id }) => views.get(id)?.state !== 'attached');
   for (let region = 0; region < changed.length; region++) {
     const what = `region ${region} of v${volume} between ${older.name} and ${newer.name}`;
     if (changed[region] === 0 && differs(older.image(volume), newer.image(volume), region))
@@ -177,10 +185,9 @@ function checkPair(machine: Machine, older: SnapshotModel, newer: SnapshotModel,
 }
 
 /** The counters of the list of snapshots are within what was done. */
-function checkViews(machine: Machine, settled: readonly SnapshotModel[]): void {
-  const views = new Map(machine.open.snapshots.map((view) => [view.id, view]));
+function checkViews(machine: Machine, settled: readonly SnapshotModel[], views: Views): void {
   for (const snapshot of settled) {
-    const view = views.get(snapshot.id ?? '');
+    const view = views.get(snapshot.id);
     if (view === undefined) throw new Violation('4', `snapshot ${snapshot.name} is not in the list`);
     // Until a refresh has moved everything, its map is what has to be moved.
     const refreshing = view.state === 'refreshing';

@@ -1,4 +1,5 @@
 /** One run: from a plan to what came of it. */
+import { resetArena } from './arena.ts';
 import { determine } from './determine.ts';
 import { Violation } from './image.ts';
 import type { Plan } from './plan.ts';
@@ -14,6 +15,7 @@ export interface Outcome {
 /** What the engine leaves to chance (names, marks of an opening) has to be the same in the same run: see `determine`. */
 export async function runPlan(plan: Plan, verbose = false): Promise<Outcome> {
   determine(plan.seed);
+  resetArena();
   const world = new World(plan, verbose);
   // A promise that fails unheard is a bug of the engine like any other.
   const unheard = (error: unknown): void => world.machine.report(error);

@@ -4,6 +4,7 @@
  * of it, sector by sector, which leaves each sector with one of the versions that it had.
  */
 import type { Random } from '../fixtures/random.ts';
+import { takeBytes } from './arena.ts';
 
 export const SECTOR_BYTES = 512;
 /** What space is counted in, and given back in. */
@@ -61,7 +62,8 @@ class Pages {
   #page(index: number): Buffer {
     let content = this.content[index];
     if (content === undefined) {
-      content = Buffer.alloc(PAGE_BYTES);
+      content = takeBytes(PAGE_BYTES);
+      zeroBytes.call(content, 0);
       this.content[index] = content;
     }
     return content;
@@ -177,7 +179,7 @@ export class Medium {
     );
     let bytes: Buffer | undefined;
     if (withBytes) {
-      bytes = Buffer.allocUnsafe(end - start);
+      bytes = takeBytes(end - start);
       this.#now.read(bytes, 0, end - start, start);
     }
     this.#journal.push({ offsetBytes: start, lengthBytes: end - start, bytes, hole });
@@ -226,30 +228,49 @@ export class Medium {
 
   /** The power goes. Each sector keeps one of its versions; `keep` is how likely each change is to have been written. */
   cut(random: Random, keep: number): void {
-    const touched = this.#changedSectors();
-    for (const sector of this.#stale) touched.add(sector);
+    const touched = this.#changedPages();
+    for (const sector of this.#stale) touched.add(Math.floor(sector / PAGE_SECTORS));
     for (const change of this.#journal) {
       if (keep >= 1) this.#carryOut(change);
-      else if (keep > 0)
-        for (let at = 0; at < change.lengthBytes; at += SECTOR_BYTES) {
-          if (random.chance(keep)) this.#carryOutSector(change, at);
-        }
+      else if (keep > 0) this.#carryOutSome(change, random, keep);
     }
     this.#journalStart += this.#journal.length;
     this.#journal = [];
     this.#stale.clear();
-    for (const sector of touched) this.#revert(sector);
-    this.#recount();
+    for (const page of touched) this.#revertPage(page);
     this.opened = false;
   }
 
-  #recount(): void {
-    for (let page = 0; page < this.#now.allocated.length; page++) {
-      const now = this.#now.allocated[page] ?? 0;
-      const durable = this.#durable.allocated[page] ?? 0;
-      this.#space.usedPages += durable - now;
-      this.#now.allocated[page] = durable;
+  #changedPages(): Set<number> {
+    const pages = new Set<number>();
+    for (const { offsetBytes, lengthBytes } of this.#journal) {
+      const end = Math.ceil((offsetBytes + lengthBytes) / PAGE_BYTES);
+      for (let page = Math.floor(offsetBytes / PAGE_BYTES); page < end; page++) pages.add(page);
     }
+    return pages;
+  }
+
+  #carryOutSome(change: Change, random: Random, keep: number): void {
+    for (let at = 0; at < change.lengthBytes; ) {
+      const page = Math.floor((change.offsetBytes + at) / PAGE_BYTES);
+      // Where zeroes become zeroes there is nothing to tell one sector from the other.
+      const alike = change.bytes === undefined && this.#durable.content[page] === undefined;
+      const next = Math.min(change.lengthBytes, (page + 1) * PAGE_BYTES - change.offsetBytes);
+      if (!alike) {
+        for (; at < next; at += SECTOR_BYTES) if (random.chance(keep)) this.#carryOutSector(change, at);
+      } else if (random.chance(keep) && !change.hole) this.#durable.allocated[page] = 1;
+      at = next;
+    }
+  }
+
+  /** The cache has what the disk has. */
+  #revertPage(page: number): void {
+    const durable = this.#durable.content[page];
+    if (durable === undefined) this.#now.content[page] = undefined;
+    else this.#now.write(durable, 0, PAGE_BYTES, page * PAGE_BYTES);
+    const allocated = this.#durable.allocated[page] ?? 0;
+    this.#space.usedPages += allocated - (this.#now.allocated[page] ?? 0);
+    this.#now.allocated[page] = allocated;
   }
 
   #changedSectors(): Set<number> {
