@@ -21,15 +21,20 @@ export function isZero(bytes: Buffer): boolean {
   return true;
 }
 
-/** Calls `work` for all regions, so many at a time that their content fits `COPY_BYTES`. */
+/**
+ * Calls `work` for all regions, so many at a time that their content fits `COPY_BYTES`. When one fails, the others have ended all the same before it
+ * rejects: a copy that is still under way would land on what is done next.
+ */
 export async function eachRegion(
   state: GroupState,
   regions: readonly RegionIndex[],
   work: (region: RegionIndex) => Promise<void>,
 ): Promise<void> {
   const atOnce = Math.max(1, Math.floor(COPY_BYTES / state.regionBytes));
-  for (let at = 0; at < regions.length; at += atOnce)
-    await Promise.all(regions.slice(at, at + atOnce).map(work));
+  for (let at = 0; at < regions.length; at += atOnce) {
+    const results = await Promise.allSettled(regions.slice(at, at + atOnce).map(work));
+    for (const result of results) if (result.status === 'rejected') throw result.reason;
+  }
 }
 
 /**
