@@ -288,14 +288,19 @@ export class Machine {
   /** Ends the process. */
   die(power: boolean): void {
     this.observe();
-    const cut = power || this.lossy;
-    this.note(() => (cut ? 'power cut' : 'killed'));
+    let cut = power || this.lossy;
     this.model.died();
     this.#life++;
     this.inFlight.clear();
     this.progress.clear();
     this.group = undefined;
     this.storage.kill(cut);
+    if (!cut && this.storage.failedSyncs.length > 0) {
+      // Nobody heard of it, and what it lost is lost.
+      this.storage.kill(true);
+      cut = true;
+    }
+    this.note(() => (cut ? 'power cut' : 'killed'));
     this.storage.failedSyncs = [];
     this.death = cut || this.#logLost || this.death === 'power cut' ? 'power cut' : 'killed';
     this.lossy = false;
