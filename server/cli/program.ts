@@ -5,6 +5,7 @@ import { ControlError } from '../control/client.ts';
 import { oneLine } from '../control/refusal.ts';
 import { tidemarkVersion } from '../version.ts';
 import { addAttach } from './attach.ts';
+import { addCheck } from './check.ts';
 import { addCreate } from './create.ts';
 import { addDelete } from './delete.ts';
 import { addDetach } from './detach.ts';
@@ -74,6 +75,7 @@ function buildProgram(streams: CliStreams, finish: Finish): Command {
     addAttach,
     addDetach,
     addEvents,
+    addCheck,
     addDoctor,
   ];
   for (const add of commands) add(program, streams.output, finish);
