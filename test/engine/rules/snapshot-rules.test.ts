@@ -142,6 +142,8 @@ t.test(
     const bench = await numbered();
     await bench.group.createSnapshot('newer');
     await bench.write(0, 7, 1, bench.snapshot('newer'));
+    t.same(await bench.fills(bench.snapshot('s')), before);
+    t.same(await bench.fills(), before);
     await bench.write(0, 9);
     await bench.group.settled();
     t.same(await bench.fills(bench.snapshot('s')), before);
