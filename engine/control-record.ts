@@ -110,17 +110,53 @@ export function decodeControl(payload: Buffer, regionCount: (volume: string) => 
   return { ...(body as unknown as RestoreControl), volumes };
 }
 
-const TYPES: ReadonlySet<string> = new Set(['snapshot', 'delete', 'rename', 'refresh', 'detach', 'restore']);
+type Json = Readonly<Record<string, unknown>>;
+type Check = (value: unknown) => boolean;
+
+const text: Check = (value) => typeof value === 'string';
+const flag: Check = (value) => typeof value === 'boolean';
+const lengthBytes: Check = (value) => Number.isSafeInteger(value) && Number(value) >= 0;
+const hasFields = (value: unknown, fields: Readonly<Record<string, Check>>): value is Json =>
+  typeof value === 'object' &&
+  value !== null &&
+  Object.entries(fields).every(([key, check]) => check((value as Json)[key]));
+const isUndo: Check = (value) =>
+  hasFields(value, { id: text, createdAt: text, replaces: (id) => id === null || text(id) });
+const isMapText: Check = (value) =>
+  hasFields(value, { name: text, restorationBytes: lengthBytes, modifiedBytes: lengthBytes });
+
+/** What each type has; the maps of a restore are behind its text. */
+const FIELDS: Readonly<Record<string, Readonly<Record<string, Check>>>> = {
+  snapshot: { id: text, name: text, createdAt: text, local: flag },
+  delete: { id: text },
+  rename: { id: text, name: text },
+  refresh: { id: text, nextId: text, createdAt: text },
+  detach: { id: text },
+  restore: {
+    id: text,
+    sourceId: text,
+    undo: isUndo,
+    volumes: (value) => Array.isArray(value) && value.every(isMapText),
+  },
+};
 
 /** Its batch was intact, so it is what a program wrote: a later one, where it says what we do not know. */
-function parse(text: string): { readonly type: string } {
-  const body = JSON.parse(text) as { type?: unknown; id?: unknown } | null;
-  if (typeof body?.type !== 'string' || typeof body.id !== 'string') throw senseless('it has no type or id');
-  if (!TYPES.has(body.type)) {
-    const what = `the log has a record of type ${body.type}: use the version of tidemark that wrote it, or a later one`;
+function parse(json: string): { readonly type: string } {
+  let body: unknown;
+  try {
+    body = JSON.parse(json);
+  } catch {
+    throw senseless('it is no JSON');
+  }
+  if (!hasFields(body, { type: text, id: text })) throw senseless('it has no type or id');
+  const type = String(body['type']);
+  const fields = Object.hasOwn(FIELDS, type) ? FIELDS[type] : undefined;
+  if (fields === undefined) {
+    const what = `the log has a record of type ${type}: use the version of tidemark that wrote it, or a later one`;
     throw new EngineError('unsupported', what);
   }
-  return body as { readonly type: string };
+  if (!hasFields(body, fields)) throw senseless(`it lacks what a ${type} has`);
+  return { ...body, type };
 }
 
 function senseless(why: string): EngineError {
