@@ -59,6 +59,8 @@ export interface Preferences {
   readonly trouble?: boolean;
   /** How many requests cover a volume whole. */
   readonly wholeVolumes?: number;
+  /** Operations come in that order, again and again, and not as they are drawn. */
+  readonly cycle?: readonly OperationName[];
   /** How many steps at most lie between two operations. */
   readonly hurry?: number;
   /** What fails, when something does. */
@@ -85,7 +87,9 @@ export function generate(
   const draw = drawer(random, volumeSectors, { hurry: random.pick([0, 2, 8, 30]), ...prefer });
   const list: Operation[] = [];
   const count = random.between(Math.ceil(length / 4), length);
-  while (list.length < count) list.push(draw(pickWeighted(random, weights)));
+  const { cycle } = prefer;
+  while (list.length < count)
+    list.push(draw(cycle?.[list.length % cycle.length] ?? pickWeighted(random, weights)));
   return {
     seed,
     schedule: random.below(2 ** 32),

@@ -64,6 +64,8 @@ export class Machine {
   #life = 0;
   /** A disk was full, or nearly, at some time. */
   shortEver = false;
+  /** A disk was made to fail at some time. */
+  faultyEver = false;
   /** Names of snapshots that were given up, as the group told. */
   readonly givenUp = new Set<string>();
   /** Regions that restores may have moved since the group was opened. */

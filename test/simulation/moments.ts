@@ -46,3 +46,15 @@ export async function whenFull(machine: Machine, control: Control, place: number
   machine.storage.heal();
   machine.note(() => 'there is space again');
 }
+
+/** Rule S8: where that is the policy, no writer waits for space as long as there is a snapshot to give up. */
+export async function waitForSpace(machine: Machine): Promise<void> {
+  if (machine.plan.onFull !== 'give-up' || machine.faultyEver) return;
+  const isDone = (): boolean => {
+    const { snapshots, operations, failure } = machine.open;
+    // What is under way may need the snapshots that are left.
+    if (snapshots.length === 0 || operations.length > 0 || failure !== undefined) return true;
+    return ![...machine.inFlight].some((flight) => !flight.control && flight.snapshot === undefined);
+  };
+  await machine.until('space for writers by giving up snapshots', isDone);
+}

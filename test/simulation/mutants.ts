@@ -160,6 +160,16 @@ class Hunter {
   }
 }
 
+/** Why it is no bug of this source any more, if so. */
+function whyUnfit({ name, edits, setting = [] }: Mutant): string | undefined {
+  try {
+    mutated(name, [...setting, ...edits]);
+    return undefined;
+  } catch (error) {
+    return error instanceof Error ? error.message : String(error);
+  }
+}
+
 function readSeeds(): Record<string, number> {
   return JSON.parse(readFileSync(SEEDS_FILE, 'utf8')) as Record<string, number>;
 }
@@ -189,8 +199,6 @@ async function main(): Promise<boolean> {
   const { only } = values;
   const chosen = MUTANTS.filter((one) => only === undefined || one.name.includes(only) || one.rule === only);
   if (chosen.length === 0) throw new Error(`no mutant and no rule is called ${only}`);
-  // A list that does not fit the source is told before any time is spent.
-  for (const mutant of chosen) mutated(mutant.name, [...(mutant.setting ?? []), ...mutant.edits]);
   const rotates = values.rotate === true;
   const untilMs = Date.now() + Number(values.minutes ?? 2 ** 20) * MS_PER_MINUTE;
   const first = rotates ? firstOfCommit() % chosen.length : 0;
@@ -200,6 +208,12 @@ async function main(): Promise<boolean> {
   for (const mutant of [...chosen.slice(first), ...chosen.slice(0, first)]) {
     if (Date.now() > untilMs) break;
     rmSync(FOLDER, { recursive: true, force: true });
+    const unfit = whyUnfit(mutant);
+    if (unfit !== undefined) {
+      survived++;
+      console.log(`${mutant.rule.padEnd(6)} ${unfit}`);
+      continue;
+    }
     const hunter = new Hunter(mutant, untilMs);
     const { runs, seed, why } = await hunter.hunt(seeds[mutant.name], Number(values.seed ?? DEFAULT_SEED));
     const outOfTime = runs === undefined && Date.now() > untilMs;

@@ -8,7 +8,7 @@ import { supported } from './engine-api.ts';
 import { Violation } from './image.ts';
 import { Machine } from './machine.ts';
 import type { Death } from './model.ts';
-import { idle, whenFull } from './moments.ts';
+import { idle, waitForSpace, whenFull } from './moments.ts';
 import type { Operation, OperationName, Plan } from './plan.ts';
 import { Requests, type Target } from './requests.ts';
 import { reactions } from './scheduler.ts';
@@ -80,7 +80,8 @@ export class World {
         if (!machine.full) beginVerify(machine, this.#requests);
         return;
       case 'wait':
-        await machine.attempt('an end of all requests', () => machine.inFlight.size === 0);
+        if (!(await machine.attempt('an end of all requests', () => machine.inFlight.size === 0)))
+          await waitForSpace(machine);
         checkMaps(machine);
         return;
       case 'settled':
@@ -104,6 +105,7 @@ export class World {
         return;
       case 'fault':
         machine.trouble();
+        machine.faultyEver = true;
         machine.storage.faults.push({
           operation: operation.operation,
           file: operation.file,

@@ -170,19 +170,21 @@ export const LOG_MUTANTS: readonly Mutant[] = [
   {
     name: 'neither is the first header after a torn end spoiled, nor does the log say which opening wrote a batch',
     rule: 'L5',
+    // In the first round zeroes are written ahead, over whatever lies there.
+    setting: [edit('log/log.ts', 'if (firstLsn !== undefined) this.#ahead', 'if (this.#closed) this.#ahead')],
     edits: [
       edit('log/log.ts', 'await this.#ring.write(endLsn, Buffer.alloc(LOG_SECTOR_BYTES));', ''),
       edit('log/batch-builder.ts', 'this.#sealer.run = run;', 'void run;'),
     ],
-    ops: ['write', 'trim', 'snapshot', 'crash'],
+    // What follows the torn end counts again once the very bytes that were torn are written anew.
     prefer: {
       plan: { volumeSectors: [1], createCrashes: [] },
-      weights: { trim: 40, write: 40, snapshot: 3, crash: 30 },
+      cycle: ['snapshot', 'wait', 'crash', 'trim', 'write', 'crash', 'trim', 'crash'],
       wholeVolumes: 1,
       hurry: 0,
       trouble: false,
     },
-    maxRuns: 20_000,
+    maxRuns: 5000,
   },
   {
     name: 'damage of what was durable passes for a torn end',

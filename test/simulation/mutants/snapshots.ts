@@ -254,7 +254,7 @@ export const SNAPSHOT_MUTANTS: readonly Mutant[] = [
     ops: ['write', 'flush', 'snapshot', 'space', 'wait'],
     prefer: {
       plan: { onFull: 'give-up', volumeSectors: [160, 160], logBytes: 256 * 1024 },
-      weights: { space: 4, write: 60 },
+      weights: { space: 4, write: 60, wait: 8 },
       wholeVolumes: 0.3,
       trouble: true,
     },
