@@ -108,6 +108,7 @@ export class Control {
     };
     const deleting = machine.open.deleteSnapshot(snapshot.name);
     machine.follow(this.#flight(`delete ${snapshot.name}`), deleting, done, (error) => {
+      snapshot.mayHaveLeft ||= error.code === 'disk';
       this.reconcile([snapshot]);
       return this.#excused(error, snapshot);
     });
@@ -335,6 +336,7 @@ export class Control {
  */
 function mayBeGone(machine: Machine, snapshot: SnapshotModel, hasDied: boolean): boolean {
   if (snapshot.capturing || snapshot.leaving || machine.givenUp.has(snapshot.name)) return true;
+  if (hasDied && snapshot.mayHaveLeft) return true;
   return hasDied && machine.shortEver && machine.plan.onFull === 'give-up';
 }
 

@@ -17,6 +17,8 @@ export class SnapshotModel {
   readonly local: boolean;
   /** It was asked to go, and nobody was told that it has. */
   leaving = false;
+  /** A disk refused to take its name away durably, and may have done so all the same: who comes next may find it so. */
+  mayHaveLeft = false;
   /** It was asked to become a copy that stands for itself. */
   detachAsked = false;
   /** Where it was taken, as the group says. */
