@@ -1,7 +1,12 @@
+import { createHash } from 'node:crypto';
+import { readFileSync, statSync } from 'node:fs';
+import { join } from 'node:path';
 import t from 'tap';
 import type { CheckReport, Severity } from '../../engine/check/report.ts';
 import { SEVERITIES } from '../../engine/check/report.ts';
 import { checkGroup } from '../../engine/check.ts';
+import { systemClock } from '../../engine/clock.ts';
+import { FileFolder } from '../../engine/disk/file-folder.ts';
 import { EngineError } from '../../engine/errors.ts';
 import {
   GROUP_RECORD_MAGIC,
@@ -400,4 +405,38 @@ t.test('what a crash left is a note', async (t) => {
   const report = await checkGroup(bench.folder, new ManualClock());
   t.equal(report.severity, 'note');
   t.equal(report.findings.filter(({ severity }) => severity === 'note').length, 2, summary(report));
+});
+
+t.test('on files: nothing is changed, and a running node is told', async (t) => {
+  const path = t.testdir({});
+  const folder = await FileFolder.open(path);
+  const spec = {
+    name: 'g',
+    regionBytes: REGION,
+    volumes: [{ name: 'v', sizeBytes: 16 * REGION }],
+    logBytes: 256 * KIB,
+  };
+  const group = await Group.create(folder, spec, systemClock);
+  await group.createSnapshot('s');
+  await group.volumes.get('v')?.write(Buffer.alloc(REGION, 1), 0, REGION, REGION);
+  await t.rejects(checkGroup(folder, systemClock), { code: 'in-use' });
+  await group.settled();
+  await group.close();
+  const state = async () => {
+    const names = await folder.list();
+    return names.map((name) => {
+      const { mtimeMs, size, blocks } = statSync(join(path, name));
+      const digest = createHash('sha256')
+        .update(readFileSync(join(path, name)))
+        .digest('hex');
+      return [name, mtimeMs, size, blocks, digest];
+    });
+  };
+  const before = await state();
+  const report = await checkGroup(folder, systemClock);
+  t.match(report, { severity: 'ok', opens: true, log: { batches: 0, replayBytes: 0 } }, summary(report));
+  t.same(await state(), before);
+  const again = await Group.open(folder, systemClock);
+  t.same(again.warnings, []);
+  await again.close();
 });
