@@ -10,7 +10,13 @@ import type { GroupState, GroupVolume } from './group-state.ts';
 import type { LogBatch } from './log/record.ts';
 import type { RegionMap, RegionRun } from './map/region-map.ts';
 import { checkName } from './names.ts';
-import { changedBetween, countChangedSince, modifiedMap, restorationMap } from './snapshot/changes.ts';
+import {
+  changedBetween,
+  countChangedSince,
+  modifiedMap,
+  modifiedOf,
+  restorationMap,
+} from './snapshot/changes.ts';
 import { type ControlEffects, type Snapshot, UNDO_NAME } from './snapshot/control-effects.ts';
 import { SnapshotVolume } from './snapshot/snapshot-volume.ts';
 import type { Lsn, RegionIndex } from './units.ts';
@@ -157,7 +163,7 @@ export class Snapshots {
     return this.#state.volumes.map((volume) => ({
       name: volume.name,
       preservedRegions: countChangedSince(this.#state, volume, snapshot),
-      modifiedRegions: snapshot.parts[volume.index]?.modified?.map.count ?? 0,
+      modifiedRegions: modifiedOf(snapshot, volume.index)?.count ?? 0,
     }));
   }
 

@@ -7,9 +7,16 @@ import type { DetachedSnapshot } from './detached.ts';
 
 export type Image = Layer | DetachedSnapshot;
 
-/** Regions written through a snapshot: the snapshot with reference to the volume. */
+/** Regions written through a snapshot: the snapshot with reference to the volume. What a refresh has still to bring was written before it, and is gone. */
 export function modifiedOf(image: Image, volumeIndex: number): RegionMapView | undefined {
-  return image.parts[volumeIndex]?.modified?.map;
+  const modified = image.parts[volumeIndex]?.modified?.map;
+  const toCome = image.kind === 'detached' ? image.refresh?.parts[volumeIndex]?.toCome : undefined;
+  if (modified === undefined || toCome === undefined) return modified;
+  const left = new RegionMap(modified.length);
+  for (const run of modified.runs()) {
+    for (let region = run.first; region < run.end; region++) if (!toCome.has(region)) left.set(region);
+  }
+  return left;
 }
 
 /**
@@ -19,7 +26,7 @@ export function modifiedOf(image: Image, volumeIndex: number): RegionMapView | u
 export function changedSince(state: GroupState, volume: GroupVolume, image: Image): RegionMap {
   const map = new RegionMap(state.regionCount(volume));
   for (const view of mapsSince(state, volume, image)) orInto(map, view);
-  for (const region of volume.pending.regionsAbove(image.lsn)) map.set(region);
+  for (const region of volume.pending.regionsAbove(lsnOf(image))) map.set(region);
   return map;
 }
 
@@ -28,7 +35,7 @@ export function countChangedSince(state: GroupState, volume: GroupVolume, image:
   const [changed, ...restores] = mapsSince(state, volume, image);
   if (changed === undefined || restores.length > 0) return changedSince(state, volume, image).count;
   let count = changed.count;
-  for (const region of volume.pending.regionsAbove(image.lsn)) if (!changed.has(region)) count++;
+  for (const region of volume.pending.regionsAbove(lsnOf(image))) if (!changed.has(region)) count++;
   return count;
 }
 
@@ -72,7 +79,7 @@ export function changedBetween(
   }
   const runs: { first: RegionIndex; end: RegionIndex }[] = [];
   for (let region = first; region < end; ) {
-    const changed = isChanged(volume, views, region, from.lsn, below);
+    const changed = isChanged(volume, views, region, lsnOf(from), below);
     const stop = changed ? region + 1 : nextChange(volume, views, region, end);
     const last = runs.at(-1);
     if (changed && last?.end === region) last.end = stop;
@@ -82,7 +89,7 @@ export function changedBetween(
   return runs;
 }
 
-/** The LSN of what it shows: of a refresh from its record on, although the maps are those of before until that is applied. */
+/** The LSN of what it shows: of a refresh from its record on. */
 function lsnOf(image: Image): Lsn {
   return image.kind === 'detached' ? (image.refresh?.layer.lsn ?? image.lsn) : image.lsn;
 }
@@ -113,12 +120,14 @@ function mapsSince(state: GroupState, volume: GroupVolume, image: Image): Region
   const views: RegionMapView[] = [];
   if (image.kind === 'detached') {
     const part = image.parts[volume.index];
-    if (part !== undefined) views.push(part.changed.map.view);
+    // Until its refresh is applied the map is that of before; what has changed since the refresh is all pending.
+    const isOld = image.refresh?.applied === false;
+    if (part !== undefined && !isOld) views.push(part.changed.map.view);
   } else {
     const part = image.parts[volume.index];
     if (part !== undefined) views.push(part.changed);
   }
-  return [...views, ...restoresBetween(state, volume, image.lsn, Number.POSITIVE_INFINITY)];
+  return [...views, ...restoresBetween(state, volume, lsnOf(image), Number.POSITIVE_INFINITY)];
 }
 
 /** The same from one snapshot of the chain to a later one. */
