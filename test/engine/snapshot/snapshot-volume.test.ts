@@ -149,3 +149,28 @@ t.test('writes at once to different places of one region both count', async (t) 
   });
   t.ok((await bench.read(device, 0, SIZE)).equals(model));
 });
+
+t.test('a write that a crash cuts short is there whole, or not at all', async (t) => {
+  let kept = 0;
+  for (let seed = 1; seed <= 36; seed++) {
+    const cut = 1 + (seed % 6);
+    const { bench, model } = await make(seed, seed % 4 === 0);
+    await bench.put(bench.snapshot('s'), Buffer.alloc(10, 7), 5);
+    await bench.snapshot('s').flush();
+    model.fill(7, 5, 15);
+    let operations = 0;
+    bench.watch(() => {
+      if (++operations === cut) bench.folder.crash();
+      return operations >= cut ? 'EIO' : undefined;
+    });
+    const at = 3 * REGION + 10;
+    const write = bench.snapshot('s').write(Buffer.alloc(20, 9), 0, 20, at);
+    await Promise.race([write.catch(() => {}), bench.turns(2000)]);
+    await bench.crash();
+    const found = await bench.read(bench.snapshot('s'), 0, SIZE);
+    const isThere = found[at] === 9;
+    if (isThere) kept++;
+    t.ok(found.equals(isThere ? Buffer.from(model).fill(9, at, at + 20) : model), `cut ${cut}, seed ${seed}`);
+  }
+  t.ok(kept > 0);
+});
