@@ -12,6 +12,8 @@ import type { SnapshotModel } from './snapshot-model.ts';
 type ControlOperation = Extract<Operation, { pick: number }>;
 
 const UNDO = 'undo';
+/** With so little, the maps of some snapshots leave no room for more. */
+const SHORT_MEMORY_BYTES = 128 * 1024;
 const IMAGE_PATH = '/images/import.img';
 
 export class Control {
@@ -49,10 +51,16 @@ export class Control {
     return this.#machine.open.snapshots.find((view) => view.id === snapshot.id);
   }
 
+  /** Whether there is too little memory for the maps of one more snapshot. */
+  #isForMemory(error: EngineError): boolean {
+    const isShort = this.#machine.plan.memoryBytes <= SHORT_MEMORY_BYTES;
+    return isShort && error.code === 'unavailable' && error.message.includes('memoryBytes');
+  }
+
   /** Whether a refusal is explained by disks in trouble, and by the snapshot having been given up for them. */
   #excused(error: EngineError, snapshot: SnapshotModel): boolean {
     const machine = this.#machine;
-    if (machine.excused(error)) return true;
+    if (machine.excused(error) || this.#isForMemory(error)) return true;
     return (
       machine.givenUp.has(snapshot.name) && error.code === 'not-found' && this.#view(snapshot) === undefined
     );
@@ -86,7 +94,7 @@ export class Control {
       done,
       (error) => {
         this.reconcile([snapshot]);
-        return machine.excused(error);
+        return machine.excused(error) || this.#isForMemory(error);
       },
     );
   }
@@ -296,8 +304,9 @@ export class Control {
     this.#refused('a second opening', () => groups.open(folder, clock, {}), ['in-use']);
     this.#refused('a group over another', () => groups.create(folder, spec, clock, {}), ['in-use', 'exists']);
     if (!supported('createSnapshot')) return;
-    // A name that is being taken away may be free already.
-    const [existing] = machine.controlBusy ? [] : group.snapshots;
+    // A name that is being taken away may be free already, and one that may be given up may be free at any moment.
+    const mayGo = machine.controlBusy || (machine.shortEver && machine.plan.onFull === 'give-up');
+    const [existing] = mayGo ? [] : group.snapshots;
     this.#refused('a snapshot with a name that cannot be', () => group.createSnapshot('a/b'), ['invalid']);
     this.#refused("a snapshot with the undo's name", () => group.createSnapshot(UNDO), ['invalid']);
     if (existing !== undefined && existing.name !== UNDO)

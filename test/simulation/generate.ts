@@ -102,7 +102,7 @@ export function generate(
     },
     logBytes: random.pick([256, 256, 512, 1024]) * KIB,
     firstLsn: random.pick(FIRST_LSNS),
-    memoryBytes: random.pick([512 * KIB, 1024 * KIB, 256 * 1024 * KIB]),
+    memoryBytes: random.pick([64 * KIB, 128 * KIB, 512 * KIB, 256 * 1024 * KIB]),
     copyBytesPerSecond: random.pick([0, 0, 0, 1024 * KIB]),
     onFull: random.chance(0.3) ? 'give-up' : 'hold',
     createCrashes: random.chance(0.1) ? drawEnds(random, random.between(1, 2)) : [],
