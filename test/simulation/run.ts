@@ -18,7 +18,7 @@ import { supportedOperations } from './world.ts';
 const MS_PER_MINUTE = 60_000;
 /** Operations of a run at most, unless told otherwise. */
 const DEFAULT_STEPS = 80;
-const REPORT_MS = 10_000;
+const REPORT_MS = 30_000;
 /** By how much of its text a violation is known again. */
 const TALLY_CHARACTERS = 90;
 
