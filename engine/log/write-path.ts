@@ -14,6 +14,9 @@ import type { LogBatch, LogRecord } from './record.ts';
 /** Zeroes have no payload, but every region of theirs is looked at when they are applied. */
 const ZERO_PIECE_BYTES = 64 * MIB;
 
+/** From so many on, batches whose payload is gone are taken off the list of those that have it. */
+const MIN_KEPT_TO_PRUNE = 1024;
+
 interface Waiter {
   resume: () => void;
 }
@@ -34,6 +37,9 @@ export class WritePath {
   onBatch: (batch: LogBatch) => void = () => {};
   #newest: LogBatch | undefined;
   #closing = false;
+  /** Sealed batches whose payload may be in memory, oldest first. Some may be applied by now. */
+  #kept: LogBatch[] = [];
+  #keptToPrune = MIN_KEPT_TO_PRUNE;
   /** Memory for payload that is logged and not applied, in bytes: what the maps leave of the group's. */
   #payloadBytes: number;
 
@@ -259,16 +265,35 @@ export class WritePath {
       const before = this.#newest;
       this.#newest = batch;
       this.onBatch(batch);
-      if (before?.bytes !== undefined && this.#state.log.keptBytes > this.#payloadBytes)
-        this.#dropPayload(before);
+      if (before?.bytes !== undefined) this.#keep(before);
     }
     this.#state.volumes[record.volumeIndex]?.pending.add(record);
     return true;
   }
 
-  /** Too much is in memory: whoever needs this payload reads it from the log (rule L2). Those who read it now have it until they have ended. */
-  #dropPayload(batch: LogBatch): void {
-    void this.#state.readers.drained().then(() => this.#state.log.forget(batch));
+  /** The payload of a sealed batch stays in memory until it is applied, unless there is too much of that: then that of another goes. */
+  #keep(batch: LogBatch): void {
+    this.#kept.push(batch);
+    if (this.#kept.length > this.#keptToPrune) {
+      this.#kept = this.#kept.filter((one) => one.bytes !== undefined);
+      this.#keptToPrune = Math.max(MIN_KEPT_TO_PRUNE, 2 * this.#kept.length);
+    }
+    if (this.#state.log.keptBytes > this.#payloadBytes) this.#dropOne();
+  }
+
+  /**
+   * Whoever needs the payload of the newest durable batch reads it from the log from now on (rule L2); what is not durable might not be there after a
+   * failed sync. Those who read it now have it until they have ended.
+   */
+  #dropOne(): void {
+    const { log, readers } = this.#state;
+    for (let at = this.#kept.length - 1; at >= 0; at--) {
+      const batch = this.#kept[at];
+      if (batch === undefined || batch.endLsn > log.durableLsn) continue;
+      this.#kept.splice(at, 1);
+      void readers.drained().then(() => log.forget(batch));
+      return;
+    }
   }
 
   /** The maps have grown, or shrunk. At least a quarter of the memory is for payload. */
