@@ -71,8 +71,8 @@ export const LOG_MUTANTS: readonly Mutant[] = [
     edits: [
       edit(
         'snapshot/changes.ts',
-        'for (const region of volume.pending.regionsAbove(image.lsn)) map.set(region);',
-        '',
+        'volume.pending.regionsAbove(lsnOf(image))) map.set(region);',
+        '[] as number[]) map.set(region);',
       ),
     ],
     maxRuns: 2000,
