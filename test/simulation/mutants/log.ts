@@ -43,8 +43,11 @@ export const LOG_MUTANTS: readonly Mutant[] = [
   {
     name: 'a batch is applied before it is durable',
     rule: 'L1',
+    // Else what is logged is durable long before the applier comes to it.
+    setting: [edit(APPLIER, 'const PATIENCE_BYTES = 8 * MIB;', 'const PATIENCE_BYTES = 0;')],
     edits: [edit(APPLIER, 'if (batch.lsn >= durableLsn) return', 'if (durableLsn < 0) return')],
     ops: LOGGED,
+    prefer: { weights: { crash: 10 }, trouble: false },
     maxRuns: 5000,
   },
   {
