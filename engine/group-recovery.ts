@@ -149,6 +149,12 @@ async function openRefresh(opening: Opening, snapshot: DetachedSnapshot, layerId
   for (const volume of state.volumes) {
     const name = detachedMapName(snapshot.id, volume.name, 'refresh', layerId);
     const onDisk = await openMapOf(opening, name, state.regionCount(volume));
+    // Taken for more than it was, it would hide what was written through the snapshot since.
+    if (onDisk.doubtful.length > 0)
+      throw new EngineError(
+        'corrupt',
+        `${name} is damaged: which regions of snapshot ${snapshot.name ?? snapshot.id} are refreshed already cannot be told; put it back from a backup`,
+      );
     parts.push({ onDisk, toCome: onDisk.map.view, total: onDisk.map.view.count });
   }
   layer.users++;

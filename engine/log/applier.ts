@@ -262,17 +262,26 @@ export class Applier {
   }
 
   async #applyUnit(unit: readonly LogBatch[]): Promise<void> {
-    const pieces = await this.#load(unit);
-    for (const volume of this.#state.volumes) {
-      const own = pieces.filter((piece) => piece.record.volumeIndex === volume.index);
-      if (own.length === 0) continue;
-      const regions = this.#regionsOf(own);
-      await bringForward(this.#state, volume, regions);
-      await preserve(this.#state, volume, regions);
-      for (const snapshot of this.#state.detached) snapshot.noteChanged(volume.index, regions);
-      await this.#writeAll(volume, own);
+    // It reads payloads like any reader: their memory is not used again before it has ended.
+    const epoch = this.#state.readers.begin();
+    try {
+      const pieces = await this.#load(unit);
+      for (const volume of this.#state.volumes) {
+        const own = pieces.filter((piece) => piece.record.volumeIndex === volume.index);
+        if (own.length > 0) await this.#applyTo(volume, own);
+      }
+      this.#leavePending(unit);
+    } finally {
+      this.#state.readers.end(epoch);
     }
-    this.#leavePending(unit);
+  }
+
+  async #applyTo(volume: GroupVolume, pieces: readonly Piece[]): Promise<void> {
+    const regions = this.#regionsOf(pieces);
+    await bringForward(this.#state, volume, regions);
+    await preserve(this.#state, volume, regions);
+    for (const snapshot of this.#state.detached) snapshot.noteChanged(volume.index, regions);
+    await this.#writeAll(volume, pieces);
   }
 
   /** The records with their payloads, from memory or, where that was given back, from the log. */

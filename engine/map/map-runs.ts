@@ -16,7 +16,7 @@ import { assert, EngineError } from '../errors.ts';
 import { PAGE_REGIONS, PAGE_WORDS, RegionMap } from './region-map.ts';
 
 /** What the codec reads of a map. */
-export type RegionWords = Pick<RegionMap, 'length' | 'word' | 'countRange'>;
+export type RegionWords = Pick<RegionMap, 'length' | 'pageWords'>;
 
 const PAGE_BYTES = PAGE_REGIONS / 8;
 /** Of the two numbers in front of a page: a second byte of the first pays for 128 pages left out. */
@@ -51,12 +51,12 @@ export function encodeMap(map: RegionWords): Buffer {
   const parts: Buffer[] = [];
   let skipped = 0;
   for (let page = 0; page < pageCount(map.length); page++) {
-    const regions = pageRegions(page, map.length);
-    if (map.countRange(page * PAGE_REGIONS, page * PAGE_REGIONS + regions) === 0) {
+    const words = map.pageWords(page);
+    if (words === undefined) {
       skipped++;
       continue;
     }
-    parts.push(encodePage(map, page, regions, skipped));
+    parts.push(encodePage(words, pageRegions(page, map.length), skipped));
     skipped = 0;
   }
   return Buffer.concat(parts);
@@ -64,9 +64,9 @@ export function encodeMap(map: RegionWords): Buffer {
 
 const runsScratch = Buffer.alloc(PAGE_BYTES + MAX_VARINT_BYTES);
 
-function encodePage(map: RegionWords, page: number, regions: number, skipped: number): Buffer {
+function encodePage(words: Uint32Array, regions: number, skipped: number): Buffer {
   const bitmapBytes = Math.ceil(regions / 8);
-  const runsBytes = encodeRuns(map, page, regions, bitmapBytes);
+  const runsBytes = encodeRuns(words, regions, bitmapBytes);
   const asRuns = varintBytes(runsBytes) + runsBytes < 1 + bitmapBytes;
   const bytes = Buffer.allocUnsafe(
     varintBytes(skipped) + (asRuns ? varintBytes(runsBytes) + runsBytes : 1 + bitmapBytes),
@@ -76,18 +76,18 @@ function encodePage(map: RegionWords, page: number, regions: number, skipped: nu
   if (asRuns) runsScratch.copy(bytes, at, 0, runsBytes);
   else
     for (let byte = 0; byte < bitmapBytes; byte++)
-      bytes[at + byte] = map.word(page * PAGE_WORDS + (byte >>> 2)) >>> ((byte & 3) * 8);
+      bytes[at + byte] = (words[byte >>> 2] ?? 0) >>> ((byte & 3) * 8);
   return bytes;
 }
 
 /** Puts the runs of a page into the scratch buffer, and returns their length; more than `mostBytes` when it gave up. */
-function encodeRuns(map: RegionWords, page: number, regions: number, mostBytes: number): number {
+function encodeRuns(pageWords: Uint32Array, regions: number, mostBytes: number): number {
   let at = 0;
   let last = 0;
   let carry = 0;
   const words = Math.ceil(regions / 32);
   for (let index = 0; index < words; index++) {
-    const word = map.word(page * PAGE_WORDS + index);
+    const word = pageWords[index] ?? 0;
     // A bit for each region that differs from the one before it: there a run begins or ends.
     let edges = (word ^ ((word << 1) | carry)) >>> 0;
     carry = word >>> 31;

@@ -289,6 +289,11 @@ export class RegionMap implements RegionMapView {
     }
   }
 
+  /** The words of a page; undefined when none of its regions is set. To be read only, and before the map changes. */
+  pageWords(pageIndex: number): Uint32Array | undefined {
+    return this.#pages[pageIndex];
+  }
+
   /** The word with the bits of 32 regions from `wordIndex * 32` on; zero beyond the end. */
   word(wordIndex: number): number {
     const index = Math.floor(wordIndex / PAGE_WORDS);
