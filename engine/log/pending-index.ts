@@ -7,11 +7,15 @@ import type { LogRecord } from './record.ts';
  * A region's records are in the order of the log. One that a later record covers whole is left out, unless a node of the chain (a snapshot, a
  * restore) lies between the two: then somebody may look at the volume as it was in between.
  */
+/** Memory of a record and its place in the index, in bytes, about. */
+const ENTRY_BYTES = 320;
+
 export class PendingIndex {
   readonly #regionBytes: number;
   readonly #byRegion = new Map<RegionIndex, LogRecord[]>();
   /** LSN of the newest node of the chain: records below it are not replaced. */
   #nodeLsn: Lsn = -1;
+  #entries = 0;
 
   constructor(regionBytes: number) {
     this.#regionBytes = regionBytes;
@@ -19,6 +23,11 @@ export class PendingIndex {
 
   get isEmpty(): boolean {
     return this.#byRegion.size === 0;
+  }
+
+  /** Memory that it takes, about, without payload. */
+  get memoryBytes(): number {
+    return this.#entries * ENTRY_BYTES;
   }
 
   /** A snapshot or restore was appended. */
@@ -34,12 +43,16 @@ export class PendingIndex {
       const records = this.#byRegion.get(region);
       if (records === undefined) {
         this.#byRegion.set(region, [record]);
+        this.#entries++;
         continue;
       }
       const newest = records.at(-1);
       if (newest !== undefined && newest.batch.lsn > this.#nodeLsn && covers(record, newest))
         records[records.length - 1] = record;
-      else records.push(record);
+      else {
+        records.push(record);
+        this.#entries++;
+      }
     }
   }
 
@@ -50,6 +63,7 @@ export class PendingIndex {
     for (let region = first; region <= last; region++) {
       const records = this.#byRegion.get(region);
       if (records === undefined || records[0] !== record) continue;
+      this.#entries--;
       if (records.length === 1) this.#byRegion.delete(region);
       else records.shift();
     }
@@ -58,6 +72,7 @@ export class PendingIndex {
   /** Forgets all; who calls adds what is pending again, in order. */
   clear(): void {
     this.#byRegion.clear();
+    this.#entries = 0;
     this.#nodeLsn = -1;
   }
 

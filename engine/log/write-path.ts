@@ -40,7 +40,7 @@ export class WritePath {
   /** Sealed batches whose payload may be in memory, oldest first. Some may be applied by now. */
   #kept: LogBatch[] = [];
   #keptToPrune = MIN_KEPT_TO_PRUNE;
-  /** Memory for payload that is logged and not applied, in bytes: what the maps leave of the group's. */
+  /** Memory for what is logged and not applied, payload and index, in bytes: what the maps leave of the group's. */
   #payloadBytes: number;
 
   constructor(state: GroupState, mode: 'direct' | 'logged') {
@@ -278,7 +278,9 @@ export class WritePath {
       this.#kept = this.#kept.filter((one) => one.bytes !== undefined);
       this.#keptToPrune = Math.max(MIN_KEPT_TO_PRUNE, 2 * this.#kept.length);
     }
-    if (this.#state.log.keptBytes > this.#payloadBytes) this.#dropOne();
+    const indexBytes = this.#state.volumes.reduce((sum, volume) => sum + volume.pending.memoryBytes, 0);
+    const payloadBytes = Math.max(this.#state.memoryBytes / 4, this.#payloadBytes - indexBytes);
+    if (this.#state.log.keptBytes > payloadBytes) this.#dropOne();
   }
 
   /**
