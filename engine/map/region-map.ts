@@ -36,6 +36,17 @@ function bitCount(word: number): number {
   return Math.imul((n + (n >>> 4)) & 0x0f0f_0f0f, 0x0101_0101) >>> 24;
 }
 
+/** Number of bits set in any of the pages. */
+function unionCount(pages: readonly Uint32Array[]): number {
+  let count = 0;
+  for (let word = 0; word < PAGE_WORDS; word++) {
+    let bits = 0;
+    for (const page of pages) bits |= page[word] ?? 0;
+    if (bits !== 0) count += bitCount(bits >>> 0);
+  }
+  return count;
+}
+
 /** Bits `from` up to `to`, exclusive, of a word; 0 <= from < to <= 32. */
 function bitMask(from: number, to: number): number {
   return ((ALL_ONES << from) & (ALL_ONES >>> (WORD_REGIONS - to))) >>> 0;
@@ -216,6 +227,20 @@ export class RegionMap implements RegionMapView {
       page[word] = now;
     }
     if (added > 0) this.#changed(index, added);
+  }
+
+  /** Number of regions that are set here or in one of the others, which are as long. Makes no map. */
+  countWith(others: readonly RegionMap[]): number {
+    let count = 0;
+    for (let index = 0; index < this.#pages.length; index++) {
+      const pages = [this, ...others].filter((map) => map.#pages[index] !== undefined);
+      const [only, second] = pages;
+      if (only === undefined) continue;
+      if (second === undefined || pages.some((map) => map.#pages[index] === fullPage))
+        count += Math.max(...pages.map((map) => map.#counts[index] ?? 0));
+      else count += unionCount(pages.map((map) => map.#pages[index] ?? fullPage));
+    }
+    return count;
   }
 
   /** Number of regions set from `first` up to `end`, exclusive. */

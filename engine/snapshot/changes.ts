@@ -30,12 +30,14 @@ export function changedSince(state: GroupState, volume: GroupVolume, image: Imag
   return map;
 }
 
-/** How many regions `changedSince` has. Looked at often, so that the map is made only where a restore has regions to come. */
+/** How many regions `changedSince` has. Looked at often, so that it makes no map. */
 export function countChangedSince(state: GroupState, volume: GroupVolume, image: Image): number {
-  const [changed, ...restores] = mapsSince(state, volume, image);
-  if (changed === undefined || restores.length > 0) return changedSince(state, volume, image).count;
-  let count = changed.count;
-  for (const region of volume.pending.regionsAbove(lsnOf(image))) if (!changed.has(region)) count++;
+  const views = mapsSince(state, volume, image);
+  const maps = views.filter((view) => view instanceof RegionMap);
+  const [first, ...others] = maps;
+  let count = first === undefined ? 0 : others.length === 0 ? first.count : first.countWith(others);
+  for (const region of volume.pending.regionsAbove(lsnOf(image)))
+    if (!views.some((view) => view.has(region))) count++;
   return count;
 }
 

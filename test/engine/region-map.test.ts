@@ -179,3 +179,20 @@ t.test('words are given and taken, and bits beyond the end are not', async (t) =
   t.throws(() => map.setRange(5, 71), /bug/);
   t.throws(() => map.or(new RegionMap(71)), /bug/);
 });
+
+t.test('a count of several maps together is that of their union', (t) => {
+  const random = new Random(77);
+  for (let round = 0; round < 40; round++) {
+    const length = random.pick([1, 31, 4000, PAGE_REGIONS, 3 * PAGE_REGIONS + 17]);
+    const maps = Array.from({ length: random.between(1, 4) }, () => new RegionMap(length));
+    for (const map of maps) {
+      for (let i = random.below(50); i > 0; i--) map.set(random.below(length));
+      if (random.chance(0.3)) map.setRange(random.below(length), length);
+    }
+    const [first, ...others] = maps;
+    const union = new RegionMap(length);
+    for (const map of maps) union.or(map);
+    t.equal(first?.countWith(others), union.count, `round ${round}`);
+  }
+  t.end();
+});
