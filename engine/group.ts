@@ -294,6 +294,7 @@ export class Group {
     const idle = Promise.all([...this.volumes.values()].map((volume) => volume.close()));
     if (!isWorking()) this.#path.close();
     await idle;
+    this.#changes.changed();
     this.#path.close();
     await step(() => this.#snapshots.close());
     await this.#background.close();
@@ -394,6 +395,7 @@ export class Group {
   #enqueueControl(batch: LogBatch, control: Control): void {
     this.#controls.set(batch, control);
     this.#applier.enqueue(batch);
+    this.#changes.changed();
   }
 
   async #applied(lsn: Lsn): Promise<void> {
@@ -404,20 +406,25 @@ export class Group {
     this.#check();
   }
 
+  /** Whether something needs the log, or is about to. */
+  #isChanging(): boolean {
+    return this.#needsLog(false) || this.#snapshots.isBusy || this.#closing !== undefined;
+  }
+
   /** Back to direct mode, when nothing needs the log. */
   async #enterDirect(): Promise<boolean> {
-    if (this.#path.mode === 'direct' || this.#needsLog(false) || this.#snapshots.isBusy) return false;
+    if (this.#path.mode === 'direct' || this.#isChanging()) return false;
     const { log } = this.#state;
     const drain = async (): Promise<void> => {
       await log.sync();
       this.#applier.hurry();
-      await this.#changes.until(
-        () => this.#applier.isCaughtUp || this.stall !== undefined || this.failure !== undefined,
-      );
+      // Whoever takes a snapshot meanwhile ends this; the applier may wait for the background itself.
+      const isOver = () => this.stall !== undefined || this.failure !== undefined || this.#isChanging();
+      await this.#changes.until(() => this.#applier.isCaughtUp || isOver());
+      if (isOver()) return;
       await this.#state.lane(() => this.#applier.checkpoint());
     };
-    const isEmpty = (): boolean =>
-      !this.#needsLog(false) && !this.#snapshots.isBusy && log.endLsn === this.#state.checkpointLsn;
+    const isEmpty = (): boolean => !this.#isChanging() && log.endLsn === this.#state.checkpointLsn;
     if (!(await this.#path.enterDirect(drain, isEmpty))) return false;
     await this.#state.space.remove();
     return true;
@@ -455,6 +462,7 @@ export class Group {
   async #giveUp(): Promise<boolean> {
     if (this.#state.record.onFull === 'hold' || this.#closing !== undefined) return false;
     if (!(await this.#snapshots.giveUpOne())) return false;
+    this.#changes.changed();
     await this.#background.idle();
     return true;
   }
