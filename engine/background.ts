@@ -182,7 +182,10 @@ export class Background {
       }
       return true;
     }
-    await this.#state.lane(() => this.#endRestore(restore));
+    // What was seen outside the lane may be taken back in it: a record that could not be written.
+    const isOver = () => restore.applied && restore.toComeCount === 0;
+    const ended = await this.#state.lane(async () => isOver() && (await this.#endRestore(restore)));
+    if (!ended) return true;
     await this.#removeMaps(restore);
     this.#hooks.restored(restore);
     return true;
@@ -201,7 +204,7 @@ export class Background {
   }
 
   /** Nothing is to come: it leaves the chain, and its source is needed no more for it. */
-  async #endRestore(restore: RestoreNode): Promise<void> {
+  async #endRestore(restore: RestoreNode): Promise<true> {
     const { chain } = this.#state;
     const at = chain.nodes.indexOf(restore);
     chain.remove(restore);
@@ -213,6 +216,7 @@ export class Background {
       restore.source.users++;
       throw error;
     }
+    return true;
   }
 
   async #removeMaps(restore: RestoreNode): Promise<void> {
@@ -229,7 +233,7 @@ export class Background {
     const snapshot = this.#state.detached.find((candidate) => candidate.refresh?.applied === true);
     if (snapshot === undefined) return false;
     await this.#state.lane(async () => {
-      if (await refreshSome(this.#state, snapshot)) return;
+      if (snapshot.refresh?.applied !== true || (await refreshSome(this.#state, snapshot))) return;
       await endRefresh(this.#state, snapshot);
       this.#hooks.refreshed(snapshot.id);
     });
@@ -240,6 +244,7 @@ export class Background {
     const layer = this.#state.chain.layers.find((candidate) => candidate.detaching);
     if (layer === undefined) return false;
     return await this.#state.lane(async () => {
+      if (!layer.detaching) return true;
       if (layer.name !== null && (await detachSome(this.#state, layer))) return true;
       // Whoever restores from it reads it as a layer of the chain: it stays one for so long.
       if (layer.users > 0 || layer.held !== undefined) return false;

@@ -435,7 +435,11 @@ export class Group {
     const { detached, folder, readers } = this.#state;
     const victim = detached.find((snapshot) => snapshot.recordedName === null && snapshot.users === 0);
     if (victim === undefined) return false;
-    await this.#state.lane(() => this.#forgetDetached(victim));
+    const isUnneeded = () => victim.recordedName === null && victim.users === 0;
+    const forgotten = await this.#state.lane(
+      async () => isUnneeded() && (await this.#forgetDetached(victim)),
+    );
+    if (!forgotten) return true;
     await readers.drained();
     await victim.close();
     for (const name of await folder.list())
@@ -444,7 +448,7 @@ export class Group {
     return true;
   }
 
-  async #forgetDetached(victim: DetachedSnapshot): Promise<void> {
+  async #forgetDetached(victim: DetachedSnapshot): Promise<true> {
     const { detached } = this.#state;
     const at = detached.indexOf(victim);
     detached.splice(at, 1);
@@ -456,6 +460,7 @@ export class Group {
       if (victim.refresh !== undefined) victim.refresh.layer.users++;
       throw error;
     }
+    return true;
   }
 
   /** A disk is full (rule S8). Whether space was made. */

@@ -14,22 +14,29 @@ import type { RegionStore } from './region-store.ts';
 /** Regions moved in a step: so long others wait for the lane. */
 const REGIONS_PER_STEP = 64;
 
-/** The oldest layer that is to go. */
+/** The oldest layer that is to go. Outside the lane that is a guess: a deletion that is under way may still fail. */
 export function findUnneeded(state: GroupState): Layer | undefined {
-  return state.chain.layers.find((layer) => layer.applied && !layer.needed && !layer.detaching);
+  return state.chain.layers.find(isUnneeded);
+}
+
+function isUnneeded(layer: Layer): boolean {
+  return layer.applied && !layer.needed && !layer.detaching;
 }
 
 /** Moves some regions of a layer that is to go, or removes it. In no lane. */
 export async function takeDown(state: GroupState, layer: Layer): Promise<void> {
   for (const volume of state.volumes) {
-    const moved = await state.lane(() => moveSome(state, layer, volume));
+    const moved = await state.lane(async () =>
+      isUnneeded(layer) ? await moveSome(state, layer, volume) : undefined,
+    );
     if (moved === undefined) continue;
     await state.readers.drained();
     for (const region of moved.regions)
       await moved.store.punch(region * state.regionBytes, state.bytesOf(volume, region));
     return;
   }
-  await state.lane(() => remove(state, layer));
+  const removed = await state.lane(async () => isUnneeded(layer) && (await remove(state, layer)));
+  if (!removed) return;
   await state.readers.drained();
   // Its own files only: a snapshot that was detached has others under the same id.
   for (const part of layer.parts) {
@@ -87,7 +94,7 @@ async function move(
   await putRegion(to, content, region * state.regionBytes);
 }
 
-async function remove(state: GroupState, layer: Layer): Promise<void> {
+async function remove(state: GroupState, layer: Layer): Promise<true> {
   const { chain } = state;
   const at = chain.nodes.indexOf(layer);
   chain.remove(layer);
@@ -97,4 +104,5 @@ async function remove(state: GroupState, layer: Layer): Promise<void> {
     chain.putBack(layer, at);
     throw error;
   }
+  return true;
 }
