@@ -158,7 +158,7 @@ async function openRefresh(opening: Opening, snapshot: DetachedSnapshot, layerId
     parts.push({ onDisk, toCome: onDisk.map.view, total: onDisk.map.view.count });
   }
   layer.users++;
-  snapshot.refresh = { layer, parts, applied: true };
+  snapshot.refresh = { layer, parts, replaced: [], applied: true };
 }
 
 /** See `openMap`. */
@@ -172,8 +172,9 @@ async function openRestore(opening: Opening, record: RestoreRecord): Promise<Res
   const { state } = opening;
   const layers = state.chain.layers;
   const source: Layer | DetachedImage | undefined =
-    layers.find((layer) => layer.id === record.sourceId) ??
-    state.detached.find((snapshot) => snapshot.id === record.sourceId);
+    state.detached.find((snapshot) => snapshot.id === record.sourceId) ??
+    // What a detached one leaves behind in the chain has the same id.
+    layers.find((layer) => layer.id === record.sourceId);
   if (source === undefined)
     throw new EngineError('corrupt', 'the record restores from a snapshot that it has not');
   const parts: (RestorePart | undefined)[] = [];

@@ -85,6 +85,7 @@ export class GroupState {
   onVolumeLost: () => void = () => {};
   /** Syncs of volumes under way. */
   #syncing: Promise<void> = Promise.resolve();
+  #recordInDoubt = false;
   #record: GroupRecord;
   readonly #recordFile: GroupRecordFile;
 
@@ -141,9 +142,19 @@ export class GroupState {
       await this.#recordFile.write(record);
     } catch (error) {
       this.#recordFile.forgive();
+      this.#recordInDoubt = true;
       throw error;
     }
+    this.#recordInDoubt = false;
     this.#record = record;
+  }
+
+  /**
+   * Before a file is made anew that a record may name which could not be written, and may be there all the same: writes the record as it is now in
+   * its place. In the lane.
+   */
+  async settleRecord(): Promise<void> {
+    if (this.#recordInDoubt) await this.writeRecord(this.checkpointLsn);
   }
 
   #nodeRecord(node: ChainNode): NodeRecord {
@@ -244,6 +255,7 @@ export class GroupState {
   /** Makes a store; one that a crash left behind before the record named it is made anew. */
   async createStore(ownerId: string, volume: GroupVolume, kind: StoreKind): Promise<RegionStore> {
     const name = this.storeName(ownerId, volume, kind);
+    await this.settleRecord();
     await this.folder.remove(name);
     return await RegionStore.create(this.folder, name, this.storeIdentity(ownerId, volume));
   }

@@ -74,6 +74,8 @@ export class Group {
   /** Control records at the head that are not applied. Bounded by the log. */
   readonly #controls = new Map<LogBatch, Control>();
   #bug: string | undefined;
+  /** Snapshots are being given up (rule S8). */
+  #givingUp = false;
   #closing: Promise<void> | undefined;
 
   private constructor(opened: OpenGroup, recovered: RecoveredGroup, options: GroupOptions) {
@@ -289,10 +291,17 @@ export class Group {
     const step = async (run: () => Promise<unknown>): Promise<void> => {
       await run().catch((error: unknown) => errors.push(error));
     };
+    const failedBefore = new Set([...this.volumes.values()].filter((volume) => volume.failure !== undefined));
     const isWorking = () => this.#applier.stall === undefined && this.failure === undefined;
     // What is in flight may wait for the log: it is applied, or refused.
     const idle = Promise.all([...this.volumes.values()].map((volume) => volume.close()));
-    if (!isWorking()) this.#path.close();
+    let isIdle = false;
+    void idle.then(() => {
+      isIdle = true;
+      this.#changes.changed();
+    });
+    await this.#changes.until(() => isIdle || !isWorking());
+    if (!isIdle) this.#path.close();
     await idle;
     this.#changes.changed();
     this.#path.close();
@@ -312,6 +321,9 @@ export class Group {
     }
     const { failure } = this.#state.log;
     if (failure !== undefined) errors.push(failure);
+    for (const volume of this.volumes.values())
+      if (volume.failure !== undefined && !failedBefore.has(volume))
+        errors.push(new EngineError('unavailable', volume.failure, { errno: 'EIO' }));
     await step(() => this.#state.space.close());
     await step(() => closeState(this.#state));
     await step(() => this.#state.log.close());
@@ -408,7 +420,8 @@ export class Group {
 
   /** Whether something needs the log, or is about to. */
   #isChanging(): boolean {
-    return this.#needsLog(false) || this.#snapshots.isBusy || this.#closing !== undefined;
+    const isBusy = this.#snapshots.isBusy || this.#givingUp || this.#closing !== undefined;
+    return isBusy || this.#needsLog(false);
   }
 
   /** Back to direct mode, when nothing needs the log. */
@@ -466,10 +479,17 @@ export class Group {
   /** A disk is full (rule S8). Whether space was made. */
   async #giveUp(): Promise<boolean> {
     if (this.#state.record.onFull === 'hold' || this.#closing !== undefined) return false;
-    if (!(await this.#snapshots.giveUpOne())) return false;
+    // The background must not wait for the applier meanwhile, which waits for the background here.
+    this.#givingUp = true;
     this.#changes.changed();
-    await this.#background.idle();
-    return true;
+    try {
+      if (!(await this.#snapshots.giveUpOne())) return false;
+      await this.#background.idle();
+      return true;
+    } finally {
+      this.#givingUp = false;
+      this.#background.poke();
+    }
   }
 
   #retryNow(): void {

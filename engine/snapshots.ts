@@ -226,26 +226,35 @@ export class Snapshots {
 
   async #delete(name: string, event: string, message: string): Promise<void> {
     this.#host.check();
-    const snapshot = this.#require(name);
+    const { id } = this.#require(name);
     await this.#state.lane(async () => {
+      // It may have left the chain while the lane was waited for.
+      const snapshot = this.#effects.byId(id);
+      if (snapshot === undefined) return;
       const old = snapshot.recordedName;
       const isPending = snapshot.kind === 'layer' && !snapshot.applied;
-      if (isPending) this.#state.voided.add(snapshot.id);
+      if (isPending) this.#state.voided.add(id);
       snapshot.recordedName = null;
       try {
         await this.#state.writeRecord(this.#state.checkpointLsn);
       } catch (error) {
         snapshot.recordedName = old;
-        if (isPending) this.#state.voided.delete(snapshot.id);
+        if (isPending) this.#state.voided.delete(id);
         throw error;
       }
     });
-    const control: Control = { type: 'delete', id: snapshot.id };
+    const control: Control = { type: 'delete', id };
     this.#effects.append(control, this.#state.log.endLsn);
-    const batch = this.#state.log.appendControl(encodeControl(control));
-    if (batch !== undefined) this.#host.enqueue(batch, control);
+    this.#tellMembers(control);
     this.#emit(event, name, message);
     this.#host.gaveUp();
+  }
+
+  /** A record for other members, where there is room: the deletion holds without it (rule S4). */
+  #tellMembers(control: Control): void {
+    if (this.#state.log.failure !== undefined) return;
+    const batch = this.#state.log.appendControl(encodeControl(control));
+    if (batch !== undefined) this.#host.enqueue(batch, control);
   }
 
   /** Gives it another name; an undo snapshot that was given a name is kept when the next restore is made. */

@@ -359,6 +359,8 @@ export class Applier {
     this.#queue.splice(0, unit.length);
     this.#retained.push(...unit);
     this.#appliedLsn = unit.at(-1)?.endLsn ?? this.#appliedLsn;
+    // Nobody begins to use their memory from here on, not even who applies them again; those who do are waited for.
+    for (const batch of unit) batch.bytes = undefined;
     void this.#state.readers.drained().then(() => {
       for (const batch of unit) this.#state.log.forget(batch);
     });
@@ -452,12 +454,14 @@ export class Applier {
   #freeSoon(): void {
     const { log, checkpointLsn } = this.#state;
     const freeable = (checkpointLsn - log.tailLsn) * LOG_SECTOR_BYTES;
-    if (freeable <= 0 || this.#freeing !== undefined || log.failure !== undefined) return;
+    if (freeable <= 0 || this.#freeing !== undefined || this.#closing || log.failure !== undefined) return;
     if (freeable < log.capacityBytes * FREE_SHARE && !this.#hooks.writersWait()) return;
+    const { tailLsn } = log;
     this.#freeing = this.freeLog().finally(() => {
       this.#freeing = undefined;
-      // A checkpoint may have passed meanwhile.
-      this.#freeSoon();
+      // A checkpoint may have passed meanwhile. What a disk refuses is tried again after a while.
+      if (log.tailLsn > tailLsn) this.#freeSoon();
+      else if (!this.#closing) this.#state.clock.after(STALL_RETRY_MS, () => this.#freeSoon());
     });
   }
 

@@ -293,6 +293,8 @@ export class WritePath {
       const batch = this.#kept[at];
       if (batch === undefined || batch.endLsn > log.durableLsn) continue;
       this.#kept.splice(at, 1);
+      // Nobody begins to use it from here on; those who do are waited for.
+      batch.bytes = undefined;
       void readers.drained().then(() => log.forget(batch));
       return;
     }

@@ -128,6 +128,8 @@ export class ControlEffects {
    * the lane.
    */
   async prepare(control: Control): Promise<() => void> {
+    // A try before this one may have left a record that names the files which are made anew here.
+    await this.#state.settleRecord();
     switch (control.type) {
       case 'snapshot':
         return this.#applyLayer(control.id, control.name);

@@ -116,21 +116,30 @@ export async function endDetach(state: GroupState, layer: Layer): Promise<Detach
 }
 
 async function becomeDetached(state: GroupState, layer: Layer): Promise<DetachedSnapshot | undefined> {
+  await state.settleRecord();
   const parts: DetachedPart[] = [];
-  for (const volume of state.volumes) {
-    const { copied, modified } = partOf(layer, volume);
-    // One that was deleted is not filled to its end.
-    if (copied === undefined) break;
-    const mapName = detachedMapName(layer.id, volume.name, 'changed', layer.id);
-    const runs = changedSince(state, volume, layer).runs();
-    const changed = await createMap(state, mapName, state.regionCount(volume), runs);
-    parts.push({ copied, modified, changed });
+  const closeMaps = async (): Promise<void> => {
+    for (const part of parts) await part.changed.disk.close();
+  };
+  try {
+    for (const volume of state.volumes) {
+      const { copied, modified } = partOf(layer, volume);
+      // One that was deleted is not filled to its end.
+      if (copied === undefined) break;
+      const mapName = detachedMapName(layer.id, volume.name, 'changed', layer.id);
+      const runs = changedSince(state, volume, layer).runs();
+      const changed = await createMap(state, mapName, state.regionCount(volume), runs);
+      parts.push({ copied, modified, changed });
+    }
+  } catch (error) {
+    await closeMaps();
+    throw error;
   }
   // It may have been deleted meanwhile: what there is of it goes with the layer then.
   const { id, name, recordedName, lsn, createdAt, local } = layer;
   if (name === null || recordedName === null) {
     layer.detaching = false;
-    for (const part of parts) await part.changed.disk.close();
+    await closeMaps();
     return undefined;
   }
   const snapshot = new DetachedSnapshot(state.volumes, { id, name, lsn, createdAt, local, epoch: id }, parts);
@@ -152,7 +161,7 @@ async function becomeDetached(state: GroupState, layer: Layer): Promise<Detached
     await state.writeRecord(state.checkpointLsn);
   } catch (error) {
     set(false);
-    for (const part of parts) await part.changed.disk.close();
+    await closeMaps();
     throw error;
   }
   return snapshot;

@@ -32,6 +32,8 @@ export interface Refresh {
   readonly layer: Layer;
   /** By volume. In memory alone until the record is applied. */
   readonly parts: readonly { toCome: RegionMapView; onDisk: MapOnDisk | undefined; readonly total: number }[];
+  /** Maps of what changed before, of which nothing is needed any more. */
+  replaced: readonly MapOnDisk[];
   applied: boolean;
 }
 
@@ -113,6 +115,7 @@ export class DetachedSnapshot implements DetachedImage {
       await part.changed.disk.close();
     }
     for (const part of this.refresh?.parts ?? []) await part.onDisk?.disk.close();
+    for (const map of this.refresh?.replaced ?? []) await map.disk.close();
   }
 }
 

@@ -23,6 +23,9 @@ export interface ReadableVolume {
   readonly pending: PendingIndex;
 }
 
+/** Regions of a piece at most: they are looked at in one go, while everybody else waits. */
+const MAX_PIECE_REGIONS = 4096;
+
 /** A piece of a read: one region, or several that are all found in the same place. */
 interface Piece {
   readonly place: Place;
@@ -136,7 +139,8 @@ export class ImageReader {
     const records = pending.inRegion(first, place.lsns, startBytes, stopBytes - startBytes);
     let end = first + 1;
     // Regions that nothing lies over are read together with their neighbours.
-    while (records.length === 0 && stopBytes < endBytes && !pending.has(end)) {
+    const mostEnd = first + MAX_PIECE_REGIONS;
+    while (records.length === 0 && stopBytes < endBytes && end < mostEnd && !pending.has(end)) {
       if (!samePlace(place, this.#chain.locate(index, end, view))) break;
       end++;
       stopBytes = Math.min(endBytes, end * regionBytes);

@@ -20,7 +20,7 @@ export function appendRefresh(state: GroupState, snapshot: DetachedSnapshot, lay
     return { toCome, onDisk: undefined, total: toCome.count };
   });
   layer.users++;
-  snapshot.refresh = { layer, parts, applied: false };
+  snapshot.refresh = { layer, parts, replaced: [], applied: false };
 }
 
 /** At the barrier: the maps are on disk, and a new one of what changes from here on begins. Returns how to take it back. */
@@ -35,16 +35,22 @@ export async function prepareRefresh(
   const before = { epoch: snapshot.epoch, lsn: snapshot.lsn, createdAt: snapshot.createdAt };
   const old = snapshot.parts.map((part) => part.changed);
   const fresh: MapOnDisk[] = [];
-  for (const volume of state.volumes) {
-    const part = refresh.parts[volume.index];
-    if (part === undefined) continue;
-    await part.onDisk?.disk.close();
-    const length = state.regionCount(volume);
-    const toComeName = detachedMapName(snapshot.id, volume.name, 'refresh', epoch);
-    part.onDisk = await createMap(state, toComeName, length, part.toCome.runs());
-    part.toCome = part.onDisk.map.view;
-    const changedName = detachedMapName(snapshot.id, volume.name, 'changed', epoch);
-    fresh.push(await createMap(state, changedName, length, []));
+  try {
+    for (const volume of state.volumes) {
+      const part = refresh.parts[volume.index];
+      if (part === undefined) continue;
+      await part.onDisk?.disk.close();
+      part.onDisk = undefined;
+      const length = state.regionCount(volume);
+      const toComeName = detachedMapName(snapshot.id, volume.name, 'refresh', epoch);
+      part.onDisk = await createMap(state, toComeName, length, part.toCome.runs());
+      part.toCome = part.onDisk.map.view;
+      const changedName = detachedMapName(snapshot.id, volume.name, 'changed', epoch);
+      fresh.push(await createMap(state, changedName, length, []));
+    }
+  } catch (error) {
+    for (const map of fresh) await map.disk.close();
+    throw error;
   }
   const change = (maps: readonly MapOnDisk[]) =>
     snapshot.parts.forEach((part, index) => {
@@ -54,8 +60,10 @@ export async function prepareRefresh(
   change(fresh);
   Object.assign(snapshot, { epoch, lsn: refresh.layer.lsn, createdAt: control.createdAt });
   refresh.applied = true;
+  refresh.replaced = old;
   return () => {
     refresh.applied = false;
+    refresh.replaced = [];
     Object.assign(snapshot, before);
     change(old);
     for (const map of fresh) void map.disk.close();
@@ -121,6 +129,7 @@ export async function endRefresh(state: GroupState, snapshot: DetachedSnapshot):
     throw error;
   }
   for (const part of refresh.parts) await part.onDisk?.disk.close();
+  for (const map of refresh.replaced) await map.disk.close();
   await removeOldMaps(state, snapshot);
 }
 

@@ -120,13 +120,12 @@ export class SnapshotVolume implements BlockDevice {
 
   async allocation(offsetBytes: number, lengthBytes: number, maxExtents: number): Promise<DiskExtent[]> {
     this.#check(offsetBytes, lengthBytes);
-    return await this.#state.reader.extents(
-      this.#volume,
-      this.#snapshot(),
-      offsetBytes,
-      lengthBytes,
-      maxExtents,
-    );
+    const view = this.#snapshot();
+    const { reader } = this.#state;
+    const extents = await reader.extents(this.#volume, view, offsetBytes, lengthBytes, maxExtents);
+    // As in `read`.
+    if (this.#snapshot() === view) return extents;
+    return await this.allocation(offsetBytes, lengthBytes, maxExtents);
   }
 
   async #eachRegion(
