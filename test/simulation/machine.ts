@@ -153,9 +153,9 @@ export class Machine {
     // What was not durable of these is written again by the next process, before it counts (rule L6).
     const isLog = fileKind(name) === 'log';
     if (isLog) this.#logLost = true;
-    // One that fails while the group is opened loses what the process before it left.
-    if (isLog && this.death !== undefined) this.death = 'power cut';
     const owes = this.model.volumes.some((_, other) => this.model.owesDirect(other));
+    // One that fails while the group is opened loses what the process before it left in the log, and nothing else.
+    if (isLog && this.death !== undefined && this.model.mode === 'logged') this.death = 'power cut';
     if (fileKind(name) === 'record' || (isLog && !owes)) return;
     this.lossy = true;
     if (volume) this.model.loosen(index);
