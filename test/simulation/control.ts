@@ -173,7 +173,9 @@ export class Control {
     };
     machine.follow(this.#flight(`detach ${snapshot.name}`), detaching, done, (error) => {
       snapshot.detachAsked = false;
-      return already || this.#excused(error, snapshot);
+      // One that was acknowledged before shows once its record is applied.
+      const meanwhile = this.#view(snapshot)?.state !== 'attached';
+      return already || meanwhile || this.#excused(error, snapshot);
     });
   }
 
