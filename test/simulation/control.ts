@@ -174,7 +174,10 @@ export class Control {
     machine.follow(this.#flight(`detach ${snapshot.name}`), detaching, done, (error) => {
       snapshot.detachAsked = false;
       // One that was acknowledged before shows once its record is applied.
-      const meanwhile = this.#view(snapshot)?.state !== 'attached';
+      const state = this.#view(snapshot)?.state;
+      const meanwhile =
+        (error.code === 'in-use' && state === 'detaching') ||
+        (error.code === 'invalid' && state === 'detached');
       return already || meanwhile || this.#excused(error, snapshot);
     });
   }
