@@ -140,6 +140,7 @@ async function becomeDetached(state: GroupState, layer: Layer): Promise<Detached
   if (name === null || recordedName === null) {
     layer.detaching = false;
     await closeMaps();
+    await removeMaps(state, layer);
     return undefined;
   }
   const snapshot = new DetachedSnapshot(state.volumes, { id, name, lsn, createdAt, local, epoch: id }, parts);
@@ -165,4 +166,12 @@ async function becomeDetached(state: GroupState, layer: Layer): Promise<Detached
     throw error;
   }
   return snapshot;
+}
+
+/** The maps of one that was deleted. What stays behind is named by nothing, and goes when the group is opened. */
+async function removeMaps(state: GroupState, layer: Layer): Promise<void> {
+  for (const volume of state.volumes) {
+    const name = detachedMapName(layer.id, volume.name, 'changed', layer.id);
+    await state.folder.remove(name).catch(() => {});
+  }
 }
