@@ -174,3 +174,18 @@ t.test('a write that a crash cuts short is there whole, or not at all', async (t
   }
   t.ok(kept > 0);
 });
+
+t.test('who asks for extents while it leaves the chain is told of what it has there', async (t) => {
+  const { bench } = await make(1, false);
+  const release = bench.folder.hold('extents', 'v.img', 1);
+  const asking = bench.snapshot('s').allocation(4 * REGION, REGION, 1);
+  await bench.turns();
+  await bench.group.detachSnapshot('s');
+  await bench.pass(100);
+  t.equal(bench.group.snapshots[0]?.state, 'detached');
+  await bench.volume().trim(4 * REGION, REGION);
+  await bench.pass(100);
+  t.same((await bench.fills()).slice(4, 5), [0]);
+  release();
+  t.same(await asking, [{ lengthBytes: REGION, hole: false, zero: false }]);
+});
