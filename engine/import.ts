@@ -5,7 +5,7 @@
 import type { Clock } from './clock.ts';
 import type { Disk } from './disk/disk.ts';
 import { EngineError } from './errors.ts';
-import { isZero } from './snapshot/preserve.ts';
+import { isZero } from './snapshot/region-copy.ts';
 import type { Volume } from './volume.ts';
 
 export interface ImportResult {

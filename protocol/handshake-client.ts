@@ -41,7 +41,7 @@ import {
 } from './constants.ts';
 import { replyErrorName } from './errors.ts';
 import { Findings } from './findings.ts';
-import { Gatherer } from './gatherer.ts';
+import { type CourseOutcome, HandshakeCourse } from './handshake-course.ts';
 import {
   clientFlagsLayout,
   EXPORT_NAME_ZEROES_BYTES,
@@ -54,7 +54,7 @@ import { MAX_OPTION_REPLIES_BYTES, MAX_OPTION_REPLY_BYTES } from './limits.ts';
 import { encodeMetaContextRequest } from './meta-context.ts';
 import type { ListedExport } from './option-reply.ts';
 import { encodeInfoRequest, encodeOption } from './options.ts';
-import type { ExportInfo, NegotiatedSession } from './session.ts';
+import type { ExportInfo } from './session.ts';
 import { displayText, encodeString, quoted } from './text.ts';
 
 export interface HandshakeClientOptions {
@@ -70,19 +70,14 @@ export interface HandshakeClientOptions {
   readonly mode: 'go' | 'info' | 'list' | 'export-name';
 }
 
-export type HandshakeClientOutcome =
-  | { readonly kind: 'more' }
-  /** `consumed`: how many bytes of the last `receive()` belong to the handshake; the rest are replies. */
-  | { readonly kind: 'transmission'; readonly session: NegotiatedSession; readonly consumed: number }
-  /** Send the output, then close; so for the other two. */
+/** Ends but the transmission phase. Send the output, then close. */
+type OtherEnd =
   | { readonly kind: 'info'; readonly export: ExportInfo }
   | { readonly kind: 'list'; readonly exports: readonly ListedExport[] }
   /** `code`: the error type of the reply (`NBD_REP_ERR_*`) when the server refused in proper form. */
   | { readonly kind: 'failed'; readonly reason: string; readonly code?: number };
 
-type End =
-  | Exclude<HandshakeClientOutcome, { kind: 'more' | 'transmission' }>
-  | { kind: 'transmission'; session: NegotiatedSession };
+export type HandshakeClientOutcome = CourseOutcome<OtherEnd>;
 
 /** Errors that end the attempt whichever option they answer: nothing asked next would fare better. */
 const FINAL_ERRORS: ReadonlySet<number> = new Set([NBD_REP_ERR_SHUTDOWN, NBD_REP_ERR_TLS_REQD]);
@@ -100,7 +95,7 @@ const OPTION_NAMES = new Map([
 
 export class HandshakeClient {
   readonly #options: HandshakeClientOptions;
-  readonly #gatherer = new Gatherer();
+  readonly #course = new HandshakeCourse<OtherEnd>((message) => this.#step(message));
   #awaited: 'greeting' | 'reply-header' | 'reply-data' | 'export-name-reply' = 'greeting';
   #fixedNewstyle = false;
   #noZeroes = false;
@@ -109,16 +104,13 @@ export class HandshakeClient {
   #replyType = 0;
   #repliesBytes = 0;
   readonly #findings: Findings;
-  #output: Buffer[] = [];
-  /** Set once the handshake is over. */
-  #end: End | undefined;
 
   constructor(options: HandshakeClientOptions) {
     encodeString(options.exportName);
     for (const query of options.wants.contexts) encodeString(query);
     this.#options = options;
     this.#findings = new Findings(options.exportName);
-    this.#gatherer.expect(greetingLayout.span);
+    this.#course.expect(greetingLayout.span);
   }
 
   /**
@@ -126,26 +118,12 @@ export class HandshakeClient {
    * Not to be called again after an outcome other than `more`.
    */
   receive(bytes: Uint8Array): { output: Buffer; outcome: HandshakeClientOutcome } {
-    assert(this.#end === undefined, 'bytes for a handshake that is over');
-    let position = 0;
-    while (this.#end === undefined) {
-      position = this.#gatherer.take(bytes, position);
-      if (this.#gatherer.missingBytes > 0) break;
-      this.#step(this.#gatherer.message);
-    }
-    const output = Buffer.concat(this.#output);
-    this.#output = [];
-    return { output, outcome: this.#outcome(position) };
-  }
-
-  #outcome(consumed: number): HandshakeClientOutcome {
-    if (this.#end === undefined) return { kind: 'more' };
-    return this.#end.kind === 'transmission' ? { ...this.#end, consumed } : this.#end;
+    return this.#course.receive(bytes);
   }
 
   /** What it means that the server closed the connection now, while more was awaited. */
   serverClosed(): { readonly kind: 'failed'; readonly reason: string } {
-    assert(this.#end === undefined, 'the end of a handshake that is over');
+    assert(!this.#course.isOver, 'the end of a handshake that is over');
     if (this.#awaited === 'greeting')
       return { kind: 'failed', reason: 'the server closed before it greeted' };
     if (this.#awaited === 'export-name-reply') {
@@ -189,7 +167,7 @@ export class HandshakeClient {
     this.#noZeroes = (handshakeFlags & NBD_FLAG_NO_ZEROES) !== 0;
     const clientFlags =
       (this.#fixedNewstyle ? NBD_FLAG_C_FIXED_NEWSTYLE : 0) | (this.#noZeroes ? NBD_FLAG_C_NO_ZEROES : 0);
-    this.#output.push(encoded(clientFlagsLayout, { clientFlags }));
+    this.#course.send(encoded(clientFlagsLayout, { clientFlags }));
     this.#begin();
   }
 
@@ -236,11 +214,11 @@ export class HandshakeClient {
   #sendExportName(): void {
     this.#send(NBD_OPT_EXPORT_NAME, encodeString(this.#options.exportName));
     this.#awaited = 'export-name-reply';
-    this.#gatherer.expect(exportNameReplyLayout.span + (this.#noZeroes ? 0 : EXPORT_NAME_ZEROES_BYTES));
+    this.#course.expect(exportNameReplyLayout.span + (this.#noZeroes ? 0 : EXPORT_NAME_ZEROES_BYTES));
   }
 
   #send(option: number, data?: Buffer): void {
-    this.#output.push(encodeOption(option, data));
+    this.#course.send(encodeOption(option, data));
     this.#option = option;
     this.#repliesBytes = 0;
     this.#awaitReply();
@@ -248,7 +226,7 @@ export class HandshakeClient {
 
   #awaitReply(): void {
     this.#awaited = 'reply-header';
-    this.#gatherer.expect(optionReplyHeaderLayout.span);
+    this.#course.expect(optionReplyHeaderLayout.span);
   }
 
   #takeReplyHeader(message: Buffer): void {
@@ -265,7 +243,7 @@ export class HandshakeClient {
       this.#repliesBytes += message.length + lengthBytes;
       this.#replyType = type;
       this.#awaited = 'reply-data';
-      this.#gatherer.expect(lengthBytes);
+      this.#course.expect(lengthBytes);
     }
   }
 
@@ -364,18 +342,18 @@ export class HandshakeClient {
     const session = this.#findings.session();
     if (session === undefined) this.#violation('it accepts the export without NBD_INFO_EXPORT');
     else if (this.#option === NBD_OPT_INFO) this.#finish({ kind: 'info', export: session.export });
-    else this.#end = { kind: 'transmission', session };
+    else this.#course.agree(session);
   }
 
   /** Ends in good order: "in the client's case, if it wishes to do so it MUST use soft disconnect". */
-  #finish(end: End): void {
-    this.#output.push(encodeOption(NBD_OPT_ABORT));
-    this.#end = end;
+  #finish(end: OtherEnd): void {
+    this.#course.send(encodeOption(NBD_OPT_ABORT));
+    this.#course.end(end);
   }
 
   /** "If either the client or the server detects a violation of a mandatory condition […] it MAY initiate a hard disconnect." */
   #violation(what: string): void {
-    this.#end = { kind: 'failed', reason: `the server breaks the protocol: ${what}` };
+    this.#course.end({ kind: 'failed', reason: `the server breaks the protocol: ${what}` });
   }
 
   #optionName(): string {

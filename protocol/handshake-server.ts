@@ -9,7 +9,6 @@
  * Two invariants: exactly the declared length of an option is consumed before the next header is looked for, whatever the data says;
  * and everything a client can make us hold, send or repeat is bounded in limits.ts.
  */
-import { assert } from './assert.ts';
 import {
   IHAVEOPT_MAGIC,
   NBD_FLAG_C_FIXED_NEWSTYLE,
@@ -21,7 +20,7 @@ import {
   NBD_OPT_EXPORT_NAME,
   NBD_REP_ERR_SHUTDOWN,
 } from './constants.ts';
-import { Gatherer } from './gatherer.ts';
+import { type CourseOutcome, HandshakeCourse } from './handshake-course.ts';
 import {
   clientFlagsLayout,
   EXPORT_NAME_ZEROES_BYTES,
@@ -38,23 +37,24 @@ import {
 } from './limits.ts';
 import { OPTIONS_WITH_DATA, OptionAnswers } from './option-answers.ts';
 import { encodeAck, encodeErrorReply } from './option-reply.ts';
-import type { ExportDirectory, NegotiatedSession } from './session.ts';
+import type { ExportDirectory } from './session.ts';
 
 export type { ExportDirectory, ExportInfo, MetaContext, NegotiatedSession } from './session.ts';
 
-export type HandshakeOutcome =
-  | { readonly kind: 'more' }
-  /** `consumed`: how many bytes of the last `receive()` belong to the handshake; the rest are requests. */
-  | { readonly kind: 'transmission'; readonly session: NegotiatedSession; readonly consumed: number }
-  /** Send the output, then close. The reason is for the log. */
-  | { readonly kind: 'close'; readonly reason: string };
+/** Send the output, then close. The reason is for the log. */
+interface Close {
+  readonly kind: 'close';
+  readonly reason: string;
+}
+
+export type HandshakeOutcome = CourseOutcome<Close>;
 
 const HANDSHAKE_FLAGS = NBD_FLAG_FIXED_NEWSTYLE | NBD_FLAG_NO_ZEROES;
 const KNOWN_CLIENT_FLAGS = NBD_FLAG_C_FIXED_NEWSTYLE | NBD_FLAG_C_NO_ZEROES;
 
 export class HandshakeServer {
   readonly #answers: OptionAnswers;
-  readonly #gatherer = new Gatherer();
+  readonly #course = new HandshakeCourse<Close>((message) => this.#step(message));
   #awaited: 'client-flags' | 'option-header' | 'option-data' = 'client-flags';
   #clientFlags = 0;
   /** The option whose data is awaited or being answered. */
@@ -63,14 +63,10 @@ export class HandshakeServer {
   #optionsSeen = 0;
   #skippedBytes = 0;
   #shuttingDown = false;
-  #output: Buffer[] = [];
-  #outputBytes = 0;
-  /** Set once the handshake is over. */
-  #end: { kind: 'transmission'; session: NegotiatedSession } | { kind: 'close'; reason: string } | undefined;
 
   constructor(directory: ExportDirectory) {
     this.#answers = new OptionAnswers(directory);
-    this.#gatherer.expect(clientFlagsLayout.span);
+    this.#course.expect(clientFlagsLayout.span);
   }
 
   /** The first bytes on the connection: the server speaks first. */
@@ -96,29 +92,18 @@ export class HandshakeServer {
    * what a client can make us hold. Not to be called again after an outcome other than `more`.
    */
   receive(bytes: Uint8Array): { output: Buffer; outcome: HandshakeOutcome } {
-    assert(this.#end === undefined, 'bytes for a handshake that is over');
-    let position = 0;
-    while (this.#end === undefined) {
-      position = this.#gatherer.take(bytes, position);
-      if (this.#gatherer.missingBytes > 0) break;
-      this.#step(this.#gatherer.message);
-      // "The client MUST NOT send any option until it has received a final reply to any option it has sent." A few are forgiven.
-      if (this.#end === undefined && this.#outputBytes > MAX_HANDSHAKE_OUTPUT_BYTES) {
-        this.#close('options came without waiting for the replies');
-      }
-    }
-    const output = Buffer.concat(this.#output);
-    this.#output = [];
-    this.#outputBytes = 0;
-    return { output, outcome: this.#outcome(position) };
-  }
-
-  #outcome(consumed: number): HandshakeOutcome {
-    if (this.#end === undefined) return { kind: 'more' };
-    return this.#end.kind === 'close' ? this.#end : { ...this.#end, consumed };
+    return this.#course.receive(bytes);
   }
 
   #step(message: Buffer): void {
+    this.#take(message);
+    // "The client MUST NOT send any option until it has received a final reply to any option it has sent." A few are forgiven.
+    if (!this.#course.isOver && this.#course.outputBytes > MAX_HANDSHAKE_OUTPUT_BYTES) {
+      this.#close('options came without waiting for the replies');
+    }
+  }
+
+  #take(message: Buffer): void {
     switch (this.#awaited) {
       case 'client-flags':
         this.#takeClientFlags(clientFlagsLayout.decode(message).clientFlags);
@@ -146,7 +131,7 @@ export class HandshakeServer {
 
   #awaitOption(): void {
     this.#awaited = 'option-header';
-    this.#gatherer.expect(optionHeaderLayout.span);
+    this.#course.expect(optionHeaderLayout.span);
   }
 
   #takeOptionHeader(message: Buffer): void {
@@ -174,7 +159,7 @@ export class HandshakeServer {
     this.#awaited = 'option-data';
     const tooLong = this.#lengthBytes > MAX_OPTION_DATA_BYTES;
     if (OPTIONS_WITH_DATA.has(this.#option) && !tooLong) {
-      this.#gatherer.expect(this.#lengthBytes);
+      this.#course.expect(this.#lengthBytes);
       return;
     }
     this.#skippedBytes += this.#lengthBytes;
@@ -183,7 +168,7 @@ export class HandshakeServer {
       this.#close(`option ${this.#option} announces ${this.#lengthBytes} bytes of data`);
       return;
     }
-    this.#gatherer.discard(this.#lengthBytes);
+    this.#course.discard(this.#lengthBytes);
   }
 
   /** Answers an option whose data has come to its end. `data` is empty when it was dropped. */
@@ -191,16 +176,16 @@ export class HandshakeServer {
     this.#awaitOption();
     if (this.#option === NBD_OPT_ABORT) {
       // "A server SHOULD ignore any data sent by the client rather than rejecting the request as invalid."
-      this.#send(encodeAck(this.#option));
+      this.#course.send(encodeAck(this.#option));
       this.#close('the client aborted the handshake');
     } else if (this.#option === NBD_OPT_EXPORT_NAME) {
       this.#takeExportName(data);
     } else if (this.#shuttingDown) {
-      this.#send(encodeErrorReply(this.#option, NBD_REP_ERR_SHUTDOWN, 'this server is shutting down'));
+      this.#course.send(encodeErrorReply(this.#option, NBD_REP_ERR_SHUTDOWN, 'this server is shutting down'));
     } else {
       const { replies, session } = this.#answers.answer(this.#option, this.#lengthBytes, data);
-      for (const reply of replies) this.#send(reply);
-      if (session !== undefined) this.#end = { kind: 'transmission', session };
+      for (const reply of replies) this.#course.send(reply);
+      if (session !== undefined) this.#course.agree(session);
     }
   }
 
@@ -217,17 +202,15 @@ export class HandshakeServer {
     }
     const session = opened.value;
     const sizeBytes = BigInt(session.export.sizeBytes);
-    this.#send(encoded(exportNameReplyLayout, { sizeBytes, transmissionFlags: session.transmissionFlags }));
-    if ((this.#clientFlags & NBD_FLAG_C_NO_ZEROES) === 0) this.#send(Buffer.alloc(EXPORT_NAME_ZEROES_BYTES));
-    this.#end = { kind: 'transmission', session };
-  }
-
-  #send(reply: Buffer): void {
-    this.#output.push(reply);
-    this.#outputBytes += reply.length;
+    this.#course.send(
+      encoded(exportNameReplyLayout, { sizeBytes, transmissionFlags: session.transmissionFlags }),
+    );
+    if ((this.#clientFlags & NBD_FLAG_C_NO_ZEROES) === 0)
+      this.#course.send(Buffer.alloc(EXPORT_NAME_ZEROES_BYTES));
+    this.#course.agree(session);
   }
 
   #close(reason: string): void {
-    this.#end = { kind: 'close', reason };
+    this.#course.end({ kind: 'close', reason });
   }
 }

@@ -7,7 +7,7 @@ import type { RegionIndex } from '../units.ts';
 import type { Layer } from './chain.ts';
 import { changedSince } from './changes.ts';
 import { createMap, type DetachedPart, DetachedSnapshot, detachedMapName } from './detached.ts';
-import { addRegions, eachRegion, partOf, putRegion, syncStore } from './preserve.ts';
+import { addRegions, eachRegion, partOf, putRegion, readRegion, storeOf, syncStore } from './region-copy.ts';
 import type { RegionStore } from './region-store.ts';
 
 /** Regions copied in a step: so long others wait for the lane. */
@@ -29,7 +29,7 @@ export function detachProgress(state: GroupState, layer: Layer): { done: number;
 /** Copies some regions; false when it has all of them. In the lane. */
 export async function detachSome(state: GroupState, layer: Layer): Promise<boolean> {
   for (const volume of state.volumes) {
-    const store = await copiedStore(state, layer, volume);
+    const store = await storeOf(state, layer.id, partOf(layer, volume), volume, 'copied');
     const length = state.regionCount(volume);
     const first = store.map.nextClear(0);
     if (first >= length) continue;
@@ -45,21 +45,6 @@ export async function detachSome(state: GroupState, layer: Layer): Promise<boole
     return true;
   }
   return false;
-}
-
-async function copiedStore(state: GroupState, layer: Layer, volume: GroupVolume): Promise<RegionStore> {
-  const part = partOf(layer, volume);
-  if (part.copied !== undefined) return part.copied;
-  const store = await state.createStore(layer.id, volume, 'copied');
-  part.copied = store;
-  try {
-    await state.writeRecord(state.checkpointLsn);
-  } catch (error) {
-    part.copied = undefined;
-    await store.close();
-    throw error;
-  }
-  return store;
 }
 
 /** Where the snapshot is blank for long, that is noted and not copied: a sparse terabyte is detached in no time. */
@@ -93,8 +78,7 @@ async function copy(
   store: RegionStore,
   region: RegionIndex,
 ): Promise<void> {
-  const content = Buffer.allocUnsafe(state.bytesOf(volume, region));
-  await state.reader.read(volume, layer, content, 0, content.length, region * state.regionBytes);
+  const content = await readRegion(state, volume, layer, region);
   await putRegion(store, content, region * state.regionBytes);
 }
 

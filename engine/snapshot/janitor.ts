@@ -8,7 +8,7 @@
 import type { GroupState, GroupVolume } from '../group-state.ts';
 import type { RegionIndex } from '../units.ts';
 import type { Layer } from './chain.ts';
-import { addRegions, eachRegion, partOf, preservedStore, putRegion, syncStore } from './preserve.ts';
+import { addRegions, eachRegion, partOf, putRegion, storeOf, syncStore } from './region-copy.ts';
 import type { RegionStore } from './region-store.ts';
 
 /** Regions moved in a step: so long others wait for the lane. */
@@ -67,7 +67,7 @@ async function moveSome(
   }
   const missing = regions.filter((region) => !chain.isPreserved(volume.index, region, at, own));
   if (missing.length > 0) {
-    const target = await preservedStore(state, older, volume);
+    const target = await storeOf(state, older.id, partOf(older, volume), volume, 'preserved');
     await eachRegion(state, missing, (region) => move(state, volume, store, target, region));
     await syncStore(target);
     await addRegions(target, missing);

@@ -12,7 +12,8 @@ import { assert, EngineError } from '../errors.ts';
 import type { GroupState, GroupVolume } from '../group-state.ts';
 import type { RegionIndex } from '../units.ts';
 import type { RestoreNode } from './chain.ts';
-import { eachRegion, isZero, preserve } from './preserve.ts';
+import { preserve } from './preserve.ts';
+import { eachRegion, isZero, readRegion } from './region-copy.ts';
 
 /** Materialises whatever of the regions is to come, of all restores that are applied. In the lane, before anything else writes them. */
 export async function bringForward(
@@ -53,16 +54,14 @@ async function bring(
   volume: GroupVolume,
   region: RegionIndex,
 ): Promise<void> {
-  const lengthBytes = state.bytesOf(volume, region);
+  const content = await readRegion(state, volume, restore.source, region);
   const offsetBytes = region * state.regionBytes;
-  const content = Buffer.allocUnsafe(lengthBytes);
-  await state.reader.read(volume, restore.source, content, 0, lengthBytes, offsetBytes);
   volume.unsynced = true;
   if (isZero(content)) {
-    await volume.disk.punch(offsetBytes, lengthBytes);
+    await volume.disk.punch(offsetBytes, content.length);
     return;
   }
   await state.markWritten(volume, region, region + 1);
-  if (!volume.disk.tryWrite(content, 0, lengthBytes, offsetBytes))
-    await volume.disk.write(content, 0, lengthBytes, offsetBytes);
+  if (!volume.disk.tryWrite(content, 0, content.length, offsetBytes))
+    await volume.disk.write(content, 0, content.length, offsetBytes);
 }

@@ -8,7 +8,7 @@ import type { RegionIndex } from '../units.ts';
 import type { Layer } from './chain.ts';
 import { restorationMap } from './changes.ts';
 import { createMap, type DetachedSnapshot, detachedMapName, type MapOnDisk } from './detached.ts';
-import { addRegions, eachRegion, putRegion, syncStore } from './preserve.ts';
+import { addRegions, eachRegion, putRegion, readRegion, syncStore } from './region-copy.ts';
 
 /** Regions copied in a step: so long others wait for the lane. */
 const REGIONS_PER_STEP = 64;
@@ -105,8 +105,7 @@ export async function refreshRegions(
   const due = regions.filter((region) => toCome.map.view.has(region));
   if (due.length === 0) return;
   await eachRegion(state, due, async (region) => {
-    const content = Buffer.allocUnsafe(state.bytesOf(volume, region));
-    await state.reader.read(volume, refresh.layer, content, 0, content.length, region * state.regionBytes);
+    const content = await readRegion(state, volume, refresh.layer, region);
     await putRegion(part.copied, content, region * state.regionBytes);
   });
   await syncStore(part.copied);

@@ -12,8 +12,8 @@ import type { GroupState, GroupVolume } from '../group-state.ts';
 import type { RegionIndex } from '../units.ts';
 import type { Snapshot } from './control-effects.ts';
 import { bringForward } from './materialise.ts';
-import { putRegion } from './preserve.ts';
 import { refreshRegions } from './refresh.ts';
+import { putRegion, readRegion, storeOf } from './region-copy.ts';
 import type { RegionStore } from './region-store.ts';
 
 export interface SnapshotHost {
@@ -197,35 +197,20 @@ export class SnapshotVolume implements BlockDevice {
   }
 
   async #put(snapshot: Snapshot, region: RegionIndex, startBytes: number, bytes: Buffer): Promise<void> {
-    const store = await this.#modifiedStore(snapshot);
+    const part = snapshot.parts[this.#volume.index];
+    assert(part !== undefined, 'a snapshot has a part of every volume');
+    const store = await storeOf(this.#state, snapshot.id, part, this.#volume, 'modified');
     if (store.map.has(region)) {
       if (!store.tryWrite(bytes, 0, bytes.length, startBytes))
         await store.write(bytes, 0, bytes.length, startBytes);
       return;
     }
     const regionStart = region * this.regionBytes;
-    const content = Buffer.allocUnsafe(this.#state.bytesOf(this.#volume, region));
-    await this.#state.reader.read(this.#volume, snapshot, content, 0, content.length, regionStart);
+    const content = await readRegion(this.#state, this.#volume, snapshot, region);
     bytes.copy(content, startBytes - regionStart);
     await putRegion(store, content, regionStart);
     await this.#sync(store);
     await store.add([region]);
-  }
-
-  async #modifiedStore(snapshot: Snapshot): Promise<RegionStore> {
-    const part = snapshot.parts[this.#volume.index];
-    assert(part !== undefined, 'a snapshot has a part of every volume');
-    if (part.modified !== undefined) return part.modified;
-    const store = await this.#state.createStore(snapshot.id, this.#volume, 'modified');
-    part.modified = store;
-    try {
-      await this.#state.writeRecord(this.#state.checkpointLsn);
-    } catch (error) {
-      part.modified = undefined;
-      await store.close();
-      throw error;
-    }
-    return store;
   }
 
   #snapshot(): Snapshot {

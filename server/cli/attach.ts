@@ -1,7 +1,6 @@
 import type { Command } from 'commander';
 import { MAX_DEVICE_CONNECTIONS } from '../kernel/device-limits.ts';
 import { countArgument, deviceArgument, exportArgument } from './arguments.ts';
-import type { Finish } from './program.ts';
 import { type NodeFlags, type Output, withNode, withNodeFlags } from './session.ts';
 
 interface AttachFlags extends NodeFlags {
@@ -13,7 +12,7 @@ interface AttachFlags extends NodeFlags {
 /** The kernel takes seconds as a number of clock ticks; a day is beyond any use. */
 const MAX_TIMEOUT_SECONDS = 86_400;
 
-export function addAttach(program: Command, output: Output, finish: Finish): void {
+export function addAttach(program: Command, output: Output): void {
   const command = program
     .command('attach')
     .description('attach a volume, or a snapshot of one, to a kernel device, and print its name')
@@ -30,20 +29,16 @@ export function addAttach(program: Command, output: Output, finish: Finish): voi
       'fail requests that take longer (default: 0, never)',
       countArgument(0, MAX_TIMEOUT_SECONDS),
     );
-  withNodeFlags(command).action(
-    async (exportName: string, device: string | undefined, flags: AttachFlags) => {
-      const status = await withNode(flags, async (client) => {
-        const attached = await client.attach({
-          export: exportName,
-          ...(device === undefined ? {} : { device }),
-          ...(flags.connections === undefined ? {} : { connections: flags.connections }),
-          ...(flags.readOnly === undefined ? {} : { readOnly: flags.readOnly }),
-          ...(flags.timeout === undefined ? {} : { timeoutSeconds: flags.timeout }),
-        });
-        output.line(attached.device);
-        return undefined;
+  withNodeFlags(command).action((exportName: string, device: string | undefined, flags: AttachFlags) =>
+    withNode(flags, async (client) => {
+      const attached = await client.attach({
+        export: exportName,
+        ...(device === undefined ? {} : { device }),
+        ...(flags.connections === undefined ? {} : { connections: flags.connections }),
+        ...(flags.readOnly === undefined ? {} : { readOnly: flags.readOnly }),
+        ...(flags.timeout === undefined ? {} : { timeoutSeconds: flags.timeout }),
       });
-      finish(status);
-    },
+      output.line(attached.device);
+    }),
   );
 }

@@ -10,7 +10,6 @@ import {
   type VolumeArgument,
   volumeArgument,
 } from './arguments.ts';
-import type { Finish } from './program.ts';
 import { type NodeFlags, type Output, withNode, withNodeFlags } from './session.ts';
 
 interface CreateFlags extends NodeFlags {
@@ -21,7 +20,7 @@ interface CreateFlags extends NodeFlags {
   readonly onDiskFull?: 'hold' | 'give-up';
 }
 
-export function addCreate(program: Command, output: Output, finish: Finish): void {
+export function addCreate(program: Command, output: Output): void {
   const command = program
     .command('create')
     .description('create a group of volumes and export them')
@@ -50,7 +49,7 @@ export function addCreate(program: Command, output: Output, finish: Finish): voi
     );
   withNodeFlags(command).action(async (name: string, flags: CreateFlags) => {
     refuseWrongSpec(command, name, flags);
-    const status = await withNode(flags, async (client) => {
+    await withNode(flags, async (client) => {
       const group = await client.createGroup({
         name,
         volumes: flags.volume,
@@ -64,9 +63,7 @@ export function addCreate(program: Command, output: Output, finish: Finish): voi
           `created ${volume.export}, ${formatSize(volume.size)}${volume.uri === null ? '' : `, at ${volume.uri}`}`,
         );
       }
-      return undefined;
     });
-    finish(status);
   });
 }
 

@@ -1,19 +1,16 @@
 import type { Command } from 'commander';
 import { groupArgument } from './arguments.ts';
-import type { Finish } from './program.ts';
 import { type NodeFlags, type Output, withNode, withNodeFlags } from './session.ts';
 
-export function addDelete(program: Command, output: Output, finish: Finish): void {
+export function addDelete(program: Command, output: Output): void {
   const command = program
     .command('delete')
     .description('delete a group that nobody uses; files named at create stay')
     .argument('<group>', 'its name', groupArgument);
-  withNodeFlags(command).action(async (name: string, flags: NodeFlags) => {
-    const status = await withNode(flags, async (client) => {
+  withNodeFlags(command).action((name: string, flags: NodeFlags) =>
+    withNode(flags, async (client) => {
       await client.deleteGroup(name);
       output.line(`deleted ${name}`);
-      return undefined;
-    });
-    finish(status);
-  });
+    }),
+  );
 }

@@ -2,7 +2,6 @@ import type { Command } from 'commander';
 import type { ControlClient } from '../control/client.ts';
 import { formatSize } from '../sizes.ts';
 import { atSnapshotArgument, type ImageArgument, imageArgument } from './arguments.ts';
-import type { Finish } from './program.ts';
 import { type NodeFlags, type Output, withNode, withNodeFlags } from './session.ts';
 
 interface DiffFlags extends NodeFlags {
@@ -14,21 +13,19 @@ interface Extent {
   readonly length: number;
 }
 
-export function addDiff(program: Command, output: Output, finish: Finish): void {
+export function addDiff(program: Command, output: Output): void {
   const command = program
     .command('diff')
     .description('show which extents of a volume may differ since a snapshot, or between two')
     .argument('<GROUP/VOLUME@A>', 'the volume, at the older snapshot', imageArgument)
     .argument('[@B]', 'the later snapshot (default: the volume as it is)', atSnapshotArgument)
     .option('--json', 'as JSON');
-  withNodeFlags(command).action(async (from: ImageArgument, to: string | undefined, flags: DiffFlags) => {
-    const status = await withNode(flags, async (client) => {
+  withNodeFlags(command).action((from: ImageArgument, to: string | undefined, flags: DiffFlags) =>
+    withNode(flags, async (client) => {
       if (flags.json === true) await showJson(client, from, to, output);
       else await showText(client, from, to, output);
-      return undefined;
-    });
-    finish(status);
-  });
+    }),
+  );
 }
 
 /** Page by page, so that neither side ever holds all of a large difference. Extents that touch across pages are one. */

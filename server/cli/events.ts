@@ -1,6 +1,5 @@
 import type { Command } from 'commander';
 import type { EventView } from '../control/schemas.ts';
-import type { Finish } from './program.ts';
 import { type NodeFlags, type Output, withNode, withNodeFlags } from './session.ts';
 
 interface EventFlags extends NodeFlags {
@@ -8,7 +7,7 @@ interface EventFlags extends NodeFlags {
   readonly json?: boolean;
 }
 
-export function addEvents(program: Command, output: Output, finish: Finish): void {
+export function addEvents(program: Command, output: Output): void {
   const command = program
     .command('events')
     .description('show what happened on the node since it started')
@@ -17,16 +16,14 @@ export function addEvents(program: Command, output: Output, finish: Finish): voi
   withNodeFlags(command).action(async (flags: EventFlags) => {
     const show = (event: EventView): void =>
       output.line(flags.json === true ? JSON.stringify(event) : formatEvent(event));
-    const status = await withNode(flags, async (client) => {
+    await withNode(flags, async (client) => {
       if (flags.follow === true) {
         for await (const event of client.follow()) show(event);
       } else {
         const { events } = await client.events();
         for (const event of events) show(event);
       }
-      return undefined;
     });
-    finish(status);
   });
 }
 

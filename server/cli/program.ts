@@ -20,7 +20,7 @@ import { type Output, standardOutput } from './session.ts';
 import { addSnapshot } from './snapshot.ts';
 import { addStatus } from './status.ts';
 
-/** How a command hands its exit status back: commander's actions return nothing. */
+/** How a command ends with another status than `DONE`: commander's actions return nothing. */
 export type Finish = (status: number) => void;
 
 export interface CliStreams {

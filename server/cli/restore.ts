@@ -3,7 +3,6 @@ import type { RestorePlanView } from '../control/snapshot-schemas.ts';
 import { formatSize } from '../sizes.ts';
 import { type SnapshotArgument, snapshotArgument, volumeNameArgument } from './arguments.ts';
 import { follow } from './follow.ts';
-import type { Finish } from './program.ts';
 import { type NodeFlags, type Output, withNode, withNodeFlags } from './session.ts';
 import { type Column, formatTable } from './table.ts';
 
@@ -15,7 +14,7 @@ interface RestoreFlags extends NodeFlags {
   readonly json?: boolean;
 }
 
-export function addRestore(program: Command, output: Output, finish: Finish): void {
+export function addRestore(program: Command, output: Output): void {
   const command = program
     .command('restore')
     .description('restore a group from a snapshot: at once for every reader, copied in the background')
@@ -27,11 +26,11 @@ export function addRestore(program: Command, output: Output, finish: Finish): vo
     .option('--force', 'end the sessions and kernel devices that use what is restored');
   withNodeFlags(command).action(async ({ group, snapshot }: SnapshotArgument, flags: RestoreFlags) => {
     if (flags.json === true && flags.plan !== true) command.error('--json goes with --plan');
-    const status = await withNode(flags, async (client) => {
+    await withNode(flags, async (client) => {
       if (flags.plan === true) {
         const plan = await client.planRestore(group, snapshot, flags.volume);
         output.line(flags.json === true ? JSON.stringify(plan, null, 2) : formatPlan(group, plan));
-        return undefined;
+        return;
       }
       const { operation, plan, undo } = await client.restore(group, snapshot, {
         ...(flags.volume === undefined ? {} : { volume: flags.volume }),
@@ -48,9 +47,7 @@ export function addRestore(program: Command, output: Output, finish: Finish): vo
       } else if (operation.state === 'running') {
         output.line(`copying ${amount} in the background, operation ${operation.id}`);
       }
-      return undefined;
     });
-    finish(status);
   });
 }
 

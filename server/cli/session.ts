@@ -3,7 +3,6 @@ import type { Command } from 'commander';
 import { ControlClient, ControlError } from '../control/client.ts';
 import { defaultStateFolder, statePaths } from '../state-paths.ts';
 import { pathArgument } from './arguments.ts';
-import { DONE } from './exit-status.ts';
 
 export interface NodeFlags {
   readonly state?: string;
@@ -43,12 +42,12 @@ export function stateFolderOf(flags: NodeFlags): string {
 /** Runs `work` with a client of the node, and closes it whatever happens. */
 export async function withNode(
   flags: NodeFlags,
-  work: (client: ControlClient) => Promise<number | undefined>,
-): Promise<number> {
+  work: (client: ControlClient) => Promise<void>,
+): Promise<void> {
   const folder = stateFolderOf(flags);
   const client = new ControlClient(flags.control ?? statePaths(folder).controlSocket);
   try {
-    return (await work(client)) ?? DONE;
+    await work(client);
   } catch (error) {
     if (error instanceof ControlError && error.code === 'no-node' && flags.control === undefined) {
       throw new ControlError(

@@ -2,7 +2,6 @@ import type { Command } from 'commander';
 import type { SnapshotStatus } from '../control/snapshot-schemas.ts';
 import { groupArgument, type SnapshotArgument, snapshotArgument, snapshotNameArgument } from './arguments.ts';
 import { follow } from './follow.ts';
-import type { Finish } from './program.ts';
 import { type NodeFlags, type Output, withNode, withNodeFlags } from './session.ts';
 import { type Column, formatTable } from './table.ts';
 
@@ -24,122 +23,108 @@ interface ListFlags extends NodeFlags {
 
 const SNAPSHOT = '<GROUP@NAME>';
 
-export function addSnapshot(program: Command, output: Output, finish: Finish): void {
+export function addSnapshot(program: Command, output: Output): void {
   const snapshot = program
     .command('snapshot')
     .description('take, list, change and delete snapshots of a group');
-  addCreate(snapshot, output, finish);
-  addDelete(snapshot, output, finish);
-  addRename(snapshot, output, finish);
-  addRefresh(snapshot, output, finish);
-  addDetach(snapshot, output, finish);
-  addList(snapshot, output, finish);
+  addCreate(snapshot, output);
+  addDelete(snapshot, output);
+  addRename(snapshot, output);
+  addRefresh(snapshot, output);
+  addDetach(snapshot, output);
+  addList(snapshot, output);
 }
 
-function addCreate(parent: Command, output: Output, finish: Finish): void {
+function addCreate(parent: Command, output: Output): void {
   const command = parent
     .command('create')
     .description('take a snapshot of all volumes of a group, at one point in time')
     .argument(SNAPSHOT, 'the group, and a name', snapshotArgument)
     .option('--local', 'on this node only');
-  withNodeFlags(command).action(async ({ group, snapshot }: SnapshotArgument, flags: LocalFlags) => {
-    const status = await withNode(flags, async (client) => {
+  withNodeFlags(command).action(({ group, snapshot }: SnapshotArgument, flags: LocalFlags) =>
+    withNode(flags, async (client) => {
       const local = flags.local === true;
       const taken = await client.createSnapshot(group, { name: snapshot, ...(local ? { local } : {}) });
       output.line(`created ${group}@${taken.name}`);
-      return undefined;
-    });
-    finish(status);
-  });
+    }),
+  );
 }
 
-function addDelete(parent: Command, output: Output, finish: Finish): void {
+function addDelete(parent: Command, output: Output): void {
   const command = parent
     .command('delete')
     .description('delete a snapshot that nobody uses')
     .argument(SNAPSHOT, 'the snapshot', snapshotArgument)
     .option('--force', 'end the sessions and kernel devices that use it');
-  withNodeFlags(command).action(async ({ group, snapshot }: SnapshotArgument, flags: ForceFlags) => {
-    const status = await withNode(flags, async (client) => {
+  withNodeFlags(command).action(({ group, snapshot }: SnapshotArgument, flags: ForceFlags) =>
+    withNode(flags, async (client) => {
       await client.deleteSnapshot(group, snapshot, flags.force === true);
       output.line(`deleted ${group}@${snapshot}`);
-      return undefined;
-    });
-    finish(status);
-  });
+    }),
+  );
 }
 
-function addRename(parent: Command, output: Output, finish: Finish): void {
+function addRename(parent: Command, output: Output): void {
   const command = parent
     .command('rename')
     .description('give a snapshot another name; the undo snapshot is kept by giving it one')
     .argument(SNAPSHOT, 'the snapshot', snapshotArgument)
     .argument('<new>', 'its new name', snapshotNameArgument);
-  withNodeFlags(command).action(
-    async ({ group, snapshot }: SnapshotArgument, name: string, flags: NodeFlags) => {
-      const status = await withNode(flags, async (client) => {
-        await client.renameSnapshot(group, snapshot, name);
-        output.line(`renamed ${group}@${snapshot} to ${group}@${name}`);
-        return undefined;
-      });
-      finish(status);
-    },
+  withNodeFlags(command).action(({ group, snapshot }: SnapshotArgument, name: string, flags: NodeFlags) =>
+    withNode(flags, async (client) => {
+      await client.renameSnapshot(group, snapshot, name);
+      output.line(`renamed ${group}@${snapshot} to ${group}@${name}`);
+    }),
   );
 }
 
-function addRefresh(parent: Command, output: Output, finish: Finish): void {
+function addRefresh(parent: Command, output: Output): void {
   const command = parent
     .command('refresh')
     .description('move a snapshot to now')
     .argument(SNAPSHOT, 'the snapshot', snapshotArgument)
     .option('--force', 'also one that was written, or is in use: its sessions and kernel devices are ended');
-  withNodeFlags(command).action(async ({ group, snapshot }: SnapshotArgument, flags: ForceFlags) => {
-    const status = await withNode(flags, async (client) => {
+  withNodeFlags(command).action(({ group, snapshot }: SnapshotArgument, flags: ForceFlags) =>
+    withNode(flags, async (client) => {
       await client.refreshSnapshot(group, snapshot, flags.force === true);
       output.line(`refreshed ${group}@${snapshot}`);
-      return undefined;
-    });
-    finish(status);
-  });
+    }),
+  );
 }
 
-function addDetach(parent: Command, output: Output, finish: Finish): void {
+function addDetach(parent: Command, output: Output): void {
   const command = parent
     .command('detach')
     .description('make a full copy of a snapshot, that needs its volume no longer')
     .argument(SNAPSHOT, 'the snapshot', snapshotArgument)
     .option('--wait', 'until it is done');
-  withNodeFlags(command).action(async ({ group, snapshot }: SnapshotArgument, flags: WaitFlags) => {
-    const status = await withNode(flags, async (client) => {
+  withNodeFlags(command).action(({ group, snapshot }: SnapshotArgument, flags: WaitFlags) =>
+    withNode(flags, async (client) => {
       const operation = await client.detachSnapshot(group, snapshot);
       if (flags.wait !== true && operation.state === 'running') {
         output.line(`detaching ${group}@${snapshot} in the background, operation ${operation.id}`);
-        return undefined;
+        return;
       }
       await follow(client, group, operation, output);
       output.line(`detached ${group}@${snapshot}`);
-      return undefined;
-    });
-    finish(status);
-  });
+    }),
+  );
 }
 
-function addList(parent: Command, output: Output, finish: Finish): void {
+function addList(parent: Command, output: Output): void {
   const command = parent
     .command('list')
     .description('list the snapshots of a group, oldest first')
     .argument('<group>', 'its name', groupArgument)
     .option('--json', 'as JSON');
-  withNodeFlags(command).action(async (group: string, flags: ListFlags) => {
-    const status = await withNode(flags, async (client) => {
+  withNodeFlags(command).action((group: string, flags: ListFlags) =>
+    withNode(flags, async (client) => {
       const snapshots = await client.snapshots(group);
       if (flags.json === true) output.line(JSON.stringify({ snapshots }, null, 2));
       else
         output.line(snapshots.length === 0 ? `${group} has no snapshots` : formatSnapshots(group, snapshots));
-      return undefined;
-    });
-    finish(status);
-  });
+    }),
+  );
 }
 
 const COLUMNS: readonly Column[] = [

@@ -5,7 +5,6 @@ import type { GroupStatus, NodeStatus, VolumeStatus } from '../control/schemas.t
 import { formatSize } from '../sizes.ts';
 import { groupArgument } from './arguments.ts';
 import { formatProgress } from './follow.ts';
-import type { Finish } from './program.ts';
 import { type NodeFlags, type Output, withNode, withNodeFlags } from './session.ts';
 import { formatSnapshots } from './snapshot.ts';
 import { type Column, formatTable } from './table.ts';
@@ -19,25 +18,23 @@ const WATCH_PERIOD_MS = 1000;
 /** ANSI: cursor to the top left, and everything behind it cleared. */
 const CLEAR_SCREEN = '\u001b[H\u001b[J';
 
-export function addStatus(program: Command, output: Output, finish: Finish): void {
+export function addStatus(program: Command, output: Output): void {
   const command = program
     .command('status')
     .description('show the node, its groups, volumes and snapshots')
     .argument('[group]', 'only this group', groupArgument)
     .option('--json', 'as JSON')
     .option('--watch', 'again every second, until interrupted');
-  withNodeFlags(command).action(async (group: string | undefined, flags: StatusFlags) => {
-    const status = await withNode(flags, async (client) => {
+  withNodeFlags(command).action((group: string | undefined, flags: StatusFlags) =>
+    withNode(flags, async (client) => {
       do {
         const found = await readStatus(client, group);
         if (flags.watch === true && output.isTerminal) output.raw(CLEAR_SCREEN);
         output.line(flags.json === true ? formatJson(found, flags.watch === true) : formatStatus(found));
         if (flags.watch === true) await sleep(WATCH_PERIOD_MS);
       } while (flags.watch === true);
-      return undefined;
-    });
-    finish(status);
-  });
+    }),
+  );
 }
 
 /** The status of the node, reduced to one group when that is asked for; the node refuses a group that it has not. */

@@ -92,6 +92,11 @@ t.test('a list that is too long is refused, and cannot be multiplied by not wait
   const { output, outcome } = playServer(exportsOf(fitting), flood);
   t.match(reasonOf(outcome), /without waiting/);
   t.ok(output.length <= MAX_HANDSHAKE_OUTPUT_BYTES + MAX_LIST_REPLY_BYTES + 20);
+
+  const patient = new HandshakeServer(exportsOf(fitting));
+  patient.receive(FIXED);
+  for (let sentBytes = 0; sentBytes <= 2 * MAX_HANDSHAKE_OUTPUT_BYTES; sentBytes += fitting * entryBytes)
+    t.equal(patient.receive(encodeOption(3)).outcome.kind, 'more', 'who waits for each may ask again');
 });
 
 t.test('a handshake that is over takes no more: that would be our own mistake', async (t) => {

@@ -1,27 +1,8 @@
 import { open } from 'node:fs/promises';
 import { join } from 'node:path';
 import t from 'tap';
-import { runCli } from '../../server/cli/program.ts';
+import { tidemark } from '../fixtures/command-line.ts';
 import { startLocal, temporaryFolder } from '../fixtures/local-node.ts';
-
-async function tidemark(...args: string[]): Promise<{ status: number; out: string; complaint: string }> {
-  let out = '';
-  let complaint = '';
-  const output = {
-    line: (text: string) => {
-      out += `${text}\n`;
-    },
-    raw: (text: string) => {
-      out += text;
-    },
-    isTerminal: false,
-  };
-  const complain = (text: string) => {
-    complaint += text;
-  };
-  const status = await runCli(args, { output, complain });
-  return { status, out, complaint };
-}
 
 t.test('check looks at the files of a stopped node', async (t) => {
   const folder = await temporaryFolder(t);

@@ -4,39 +4,12 @@ import { join, resolve } from 'node:path';
 import t from 'tap';
 import { volumeArgument } from '../../server/cli/arguments.ts';
 import { formatFindings } from '../../server/cli/doctor.ts';
-import { runCli } from '../../server/cli/program.ts';
 import { formatStatus } from '../../server/cli/status.ts';
 import { formatTable } from '../../server/cli/table.ts';
 import type { NodeStatus } from '../../server/control/schemas.ts';
 import { machineDigest } from '../../server/state-folder.ts';
+import { tidemark } from '../fixtures/command-line.ts';
 import { listing, startLocal, temporaryFolder } from '../fixtures/local-node.ts';
-
-interface Ended {
-  readonly status: number;
-  readonly out: string;
-  readonly complaint: string;
-}
-
-/** Runs one command in this process, as the executable does. */
-async function tidemark(...args: string[]): Promise<Ended> {
-  let out = '';
-  let complaint = '';
-  const status = await runCli(args, {
-    output: {
-      line: (text) => {
-        out += `${text}\n`;
-      },
-      raw: (text) => {
-        out += text;
-      },
-      isTerminal: false,
-    },
-    complain: (text) => {
-      complaint += text;
-    },
-  });
-  return { status, out, complaint };
-}
 
 t.test('the life of a group, as typed', async (t) => {
   const folder = await temporaryFolder(t);

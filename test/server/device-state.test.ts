@@ -1,6 +1,3 @@
-import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
-import { dirname, join } from 'node:path';
 import t, { type Test } from 'tap';
 import {
   deviceName,
@@ -11,17 +8,9 @@ import {
   readDeviceState,
   usersOf,
 } from '../../server/kernel/device-state.ts';
+import { machineWith } from '../fixtures/machine-files.ts';
 
-/** A make-believe /sys, /proc and /dev from a list of files. */
-async function kernelWith(t: Test, files: Record<string, string>) {
-  const root = await mkdtemp(join(tmpdir(), 'tidemark-kernel-'));
-  t.teardown(() => rm(root, { recursive: true }));
-  for (const [path, text] of Object.entries(files)) {
-    await mkdir(dirname(join(root, path)), { recursive: true });
-    await writeFile(join(root, path), text);
-  }
-  return { sys: join(root, 'sys'), proc: join(root, 'proc'), dev: join(root, 'dev') };
-}
+const kernelWith = async (t: Test, files: Record<string, string>) => (await machineWith(t, files)).paths;
 
 t.test('only whole nbd devices are named', async (t) => {
   t.equal(deviceName('/dev/nbd0'), 'nbd0');

@@ -1,28 +1,13 @@
-import { mkdir, mkdtemp, readdir, rm, writeFile } from 'node:fs/promises';
-import { release, tmpdir } from 'node:os';
-import { dirname, join } from 'node:path';
-import t, { type Test } from 'tap';
+import { readdir } from 'node:fs/promises';
+import { release } from 'node:os';
+import { join } from 'node:path';
+import t from 'tap';
 import { runDoctor } from '../../server/kernel/doctor.ts';
 import { findModule } from '../../server/kernel/kernel-module.ts';
-
-async function folderWith(t: Test, files: Record<string, string>): Promise<string> {
-  const root = await mkdtemp(join(tmpdir(), 'tidemark-doctor-'));
-  t.teardown(() => rm(root, { recursive: true, force: true }));
-  for (const [path, text] of Object.entries(files)) {
-    await mkdir(dirname(join(root, path)), { recursive: true });
-    await writeFile(join(root, path), text);
-  }
-  return root;
-}
-
-const pathsOf = (root: string) => ({
-  sys: join(root, 'sys'),
-  proc: join(root, 'proc'),
-  dev: join(root, 'dev'),
-});
+import { machineWith } from '../fixtures/machine-files.ts';
 
 t.test('a machine with all that is needed', async (t) => {
-  const root = await folderWith(t, {
+  const { root, paths } = await machineWith(t, {
     'sys/module/nbd/parameters/max_part': '8\n',
     'sys/block/nbd0/size': '0\n',
     'sys/block/nbd1/size': '8\n',
@@ -32,7 +17,7 @@ t.test('a machine with all that is needed', async (t) => {
     'proc/self/status': 'CapEff:\t00000000ffffffff\n',
     'state/keep': '',
   });
-  const findings = await runDoctor(join(root, 'state'), pathsOf(root));
+  const findings = await runDoctor(join(root, 'state'), paths);
   t.same(
     findings.filter(({ ok, neededFor }) => !ok && neededFor !== 'nothing'),
     [],
@@ -45,8 +30,8 @@ t.test('a machine with all that is needed', async (t) => {
 });
 
 t.test('what is missing is named, with what to do', async (t) => {
-  const root = await folderWith(t, { 'proc/self/status': 'CapEff:\t0\n', 'file/is-a-file': '' });
-  const findings = await runDoctor(join(root, 'file/is-a-file/state'), pathsOf(root));
+  const { root, paths } = await machineWith(t, { 'proc/self/status': 'CapEff:\t0\n', 'file/is-a-file': '' });
+  const findings = await runDoctor(join(root, 'file/is-a-file/state'), paths);
   const of = (check: string) => findings.find((finding) => finding.check === check);
   t.match(of('state folder'), { ok: false, neededFor: 'serve', remedy: /--state/ });
   t.match(of('nbd devices'), { ok: false, neededFor: 'attach', remedy: /load the nbd module/ });
@@ -57,8 +42,8 @@ t.test('what is missing is named, with what to do', async (t) => {
 });
 
 t.test('a state folder that is still to be made is looked for above', async (t) => {
-  const root = await folderWith(t, { 'state/keep': '' });
-  const findings = await runDoctor(join(root, 'state/a/b'), pathsOf(root));
+  const { root, paths } = await machineWith(t, { 'state/keep': '' });
+  const findings = await runDoctor(join(root, 'state/a/b'), paths);
   t.match(
     findings.find(({ check }) => check === 'state folder'),
     { ok: true, detail: /to be made in/ },
@@ -66,8 +51,8 @@ t.test('a state folder that is still to be made is looked for above', async (t) 
 });
 
 t.test('devices that a container does not show', async (t) => {
-  const root = await folderWith(t, { 'sys/block/nbd0/size': '0\n', 'dev/null': '' });
-  const findings = await runDoctor(root, pathsOf(root));
+  const { root, paths } = await machineWith(t, { 'sys/block/nbd0/size': '0\n', 'dev/null': '' });
+  const findings = await runDoctor(root, paths);
   t.match(
     findings.find(({ check }) => check === 'nbd devices'),
     { ok: false, remedy: /container/ },
@@ -91,7 +76,7 @@ t.test('a module is loaded, built in, there to load, or absent', async (t) => {
     },
   ];
   for (const { files, kind } of cases) {
-    const root = await folderWith(t, files);
-    t.match(await findModule(pathsOf(root), 'nbd', join(root, 'm')), { kind });
+    const { root, paths } = await machineWith(t, files);
+    t.match(await findModule(paths, 'nbd', join(root, 'm')), { kind });
   }
 });

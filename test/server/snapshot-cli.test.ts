@@ -1,39 +1,16 @@
 /** The commands for snapshots, restores, differences and imports, as typed. */
 import { resolve } from 'node:path';
 import t, { type Test } from 'tap';
-import { runCli } from '../../server/cli/program.ts';
+import { type Ended, tidemark as runTidemark } from '../fixtures/command-line.ts';
 import { FAKE_REGION_BYTES, FakeGroup } from '../fixtures/fake-group.ts';
 import { startFakeNode } from '../fixtures/fake-node.ts';
 
 const MIB = 1 << 20;
 
-interface Ended {
-  readonly status: number;
-  readonly out: string;
-  readonly complaint: string;
-}
-
 async function start(t: Test) {
   const group = new FakeGroup('g', { v: MIB, w: MIB });
   const node = await startFakeNode(t, group);
-  const tidemark = async (...args: string[]): Promise<Ended> => {
-    let out = '';
-    let complaint = '';
-    const output = {
-      line: (text: string) => {
-        out += `${text}\n`;
-      },
-      raw: (text: string) => {
-        out += text;
-      },
-      isTerminal: false,
-    };
-    const complain = (text: string): void => {
-      complaint += text;
-    };
-    const status = await runCli([...args, '--state', node.folder], { output, complain });
-    return { status, out, complaint };
-  };
+  const tidemark = (...args: string[]): Promise<Ended> => runTidemark(...args, '--state', node.folder);
   const says = async (command: string, expected: string | RegExp): Promise<void> => {
     const ended = await tidemark(...command.split(' '));
     t.equal(ended.complaint, '', command);

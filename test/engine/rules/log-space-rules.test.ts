@@ -202,11 +202,7 @@ t.test('L10: no batch spans a barrier, and none is replayed', async (t) => {
   for (let cut = 1; cut < 60; cut += 2) {
     const bench = await GroupBench.make({ seed: cut });
     await bench.write(0, 1);
-    let operations = 0;
-    bench.watch(() => {
-      if (++operations === cut) bench.folder.crash();
-      return operations >= cut ? 'EIO' : undefined;
-    });
+    bench.cutAt(cut);
     const done: string[] = [];
     const work = async () => {
       await bench.group.createSnapshot('a');

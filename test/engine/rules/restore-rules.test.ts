@@ -141,11 +141,7 @@ t.test('T2: the materialised bit is set before the checkpoint passes', async (t)
     await bench.write(0, 2, 4);
     await bench.group.restore('a');
     await bench.pass(60);
-    let operations = 0;
-    bench.watch(() => {
-      if (++operations === cut) bench.folder.crash();
-      return operations >= cut ? 'EIO' : undefined;
-    });
+    bench.cutAt(cut);
     const work = async () => {
       await bench.write(2, 9);
       await bench.volume().flush();
@@ -202,15 +198,11 @@ t.test('T3: any crash of the copier ends in the same', async (t) => {
     await bench.write(0, 2, 4);
     await bench.pass(60);
     await bench.group.settled();
-    let operations = 0;
-    bench.watch(() => {
-      if (++operations === cut) bench.folder.crash();
-      return operations >= cut ? 'EIO' : undefined;
-    });
+    const isCut = bench.cutAt(cut);
     let restored = false;
     const work = async () => {
       await bench.group.restore('a');
-      restored = operations < cut;
+      restored = !isCut();
       await bench.group.settled();
     };
     await Promise.race([work().catch(() => {}), bench.turns(3000)]);

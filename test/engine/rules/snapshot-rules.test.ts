@@ -28,11 +28,7 @@ t.test('S1: copies are synced, then bits, then it is overwritten', async (t) => 
 t.test('S1: so any crash leaves the snapshot as it was', async (t) => {
   for (let cut = 1; cut < 40; cut++) {
     const bench = await numbered({ seed: cut });
-    let operations = 0;
-    bench.watch(() => {
-      if (++operations === cut) bench.folder.crash();
-      return operations >= cut ? 'EIO' : undefined;
-    });
+    bench.cutAt(cut);
     const work = async () => {
       await bench.write(0, 9, 4);
       await bench.group.settled();
@@ -243,11 +239,7 @@ t.test('S4: any crash of the janitor loses nothing', async (t) => {
     await bench.group.createSnapshot('u');
     await bench.write(0, 9, 4);
     await bench.group.settled();
-    let operations = 0;
-    bench.watch(() => {
-      if (++operations === cut) bench.folder.crash();
-      return operations >= cut ? 'EIO' : undefined;
-    });
+    bench.cutAt(cut);
     const work = async () => {
       await bench.group.deleteSnapshot('u');
       await bench.group.settled();

@@ -158,11 +158,7 @@ t.test('a write that a crash cuts short is there whole, or not at all', async (t
     await bench.put(bench.snapshot('s'), Buffer.alloc(10, 7), 5);
     await bench.snapshot('s').flush();
     model.fill(7, 5, 15);
-    let operations = 0;
-    bench.watch(() => {
-      if (++operations === cut) bench.folder.crash();
-      return operations >= cut ? 'EIO' : undefined;
-    });
+    bench.cutAt(cut);
     const at = 3 * REGION + 10;
     const write = bench.snapshot('s').write(Buffer.alloc(20, 9), 0, 20, at);
     await Promise.race([write.catch(() => {}), bench.turns(2000)]);

@@ -392,7 +392,7 @@ export const LOG_MUTANTS: readonly Mutant[] = [
     rule: 'L11',
     edits: [
       edit(
-        'snapshot/preserve.ts',
+        'snapshot/region-copy.ts',
         'if (isZero(content)) await store.punch(offsetBytes, content.length);',
         'if (isZero(content)) return;',
       ),

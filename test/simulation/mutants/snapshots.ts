@@ -59,8 +59,8 @@ export const SNAPSHOT_MUTANTS: readonly Mutant[] = [
     edits: [
       edit(
         SNAPSHOT_VOLUME,
-        'await this.#state.reader.read(this.#volume, snapshot, content, 0, content.length, regionStart);',
-        'content.fill(0);',
+        'const content = await readRegion(this.#state, this.#volume, snapshot, region);',
+        'void readRegion;\n    const content = Buffer.alloc(this.#state.bytesOf(this.#volume, region));',
       ),
     ],
     maxRuns: 1000,
@@ -71,9 +71,9 @@ export const SNAPSHOT_MUTANTS: readonly Mutant[] = [
     edits: [
       edit(
         SNAPSHOT_VOLUME,
-        'const store = await this.#modifiedStore(snapshot);\n',
-        `const kept = (snapshot.parts[this.#volume.index] as any).preserved;
-    const store = kept?.map.has(region) ? kept : await this.#modifiedStore(snapshot);\n`,
+        `const store = await storeOf(this.#state, snapshot.id, part, this.#volume, 'modified');\n`,
+        `const kept = (part as any).preserved;
+    const store = kept?.map.has(region) ? kept : await storeOf(this.#state, snapshot.id, part, this.#volume, 'modified');\n`,
       ),
     ],
     ops: ['write', 'snapshot', 'snapshot-write', 'snapshot-read', 'verify', 'idle'],
