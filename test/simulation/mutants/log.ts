@@ -178,11 +178,11 @@ export const LOG_MUTANTS: readonly Mutant[] = [
     rule: 'L4',
     edits: [
       edit(
-        'group.ts',
-        'await this.#state.lane(() => this.#applier.checkpoint());\n    };\n    const isEmpty',
-        '};\n    const isEmpty',
+        'log/direct-entry.ts',
+        'await state.lane(() => applier.checkpoint());\n  };\n  const isEmpty',
+        '};\n  const isEmpty',
       ),
-      edit('group.ts', '&& log.endLsn === this.#state.checkpointLsn;', ';'),
+      edit('log/direct-entry.ts', '&& state.log.endLsn === state.checkpointLsn;', ';'),
     ],
     ops: ['write', 'flush', 'snapshot', 'delete', 'verify', 'settled', 'crash'],
     maxRuns: 5000,
