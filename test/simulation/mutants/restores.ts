@@ -178,7 +178,7 @@ export const RESTORE_MUTANTS: readonly Mutant[] = [
     edits: [
       edit(
         'snapshots.ts',
-        'for (const volume of this.#state.volumes) await this.#deviceOf(snapshot, volume).flush();',
+        'for (const volume of this.#state.volumes) await this.#devices.of(snapshot, volume).flush();',
         '',
       ),
     ],
