@@ -207,7 +207,7 @@ export const LOG_MUTANTS: readonly Mutant[] = [
     rule: 'L5',
     setting: [NOTHING_AHEAD],
     edits: [
-      edit('log/log.ts', 'await this.#ring.write(endLsn, Buffer.alloc(LOG_SECTOR_BYTES));', ''),
+      edit('log/recovery.ts', 'await ring.write(endLsn, Buffer.alloc(LOG_SECTOR_BYTES));', ''),
       edit('log/batch-builder.ts', 'this.#sealer.run = run;', 'void run;'),
     ],
     // What follows the torn end counts again once the very bytes that were torn are written anew.
@@ -252,8 +252,8 @@ export const LOG_MUTANTS: readonly Mutant[] = [
     rule: 'L6',
     edits: [
       edit(
-        'log/log.ts',
-        "throw this.#fail('a sync', error);",
+        'log/syncs.ts',
+        'throw this.#hooks.failed(error);',
         'this.#disk.forgive();\n      return await this.#syncWritten();',
       ),
     ],
@@ -358,7 +358,7 @@ export const LOG_MUTANTS: readonly Mutant[] = [
   {
     name: 'the log is never synced unasked',
     rule: 'L9',
-    edits: [edit('log/log.ts', 'if (this.#endLsn > this.#durableLsn) this.#startSync();\n    });', '});')],
+    edits: [edit('log/syncs.ts', 'if (this.#isBehind()) this.start();\n    });', '});')],
     ops: ['write', 'snapshot', 'idle', 'settled'],
     maxRuns: 1000,
   },
