@@ -325,6 +325,7 @@ export class Group {
       },
       giveUp: () => this.#giveUp(),
       writersWait: () => this.#path.writersWait,
+      freed: () => this.#path.freed(),
       checkpointed: () => {
         this.#path.shareMemory(this.#state.mapBytes);
         // It tells what it finds; that it cannot look is told by what fails.

@@ -12,6 +12,8 @@ const RETRY_MS = 1000;
 export interface FreeingHooks {
   /** Whether writers wait for room in the log. */
   readonly writersWait: () => boolean;
+  /** Space was given back. */
+  readonly freed: () => void;
 }
 
 export class Freeing {
@@ -45,6 +47,7 @@ export class Freeing {
     const { log, checkpointLsn, readers } = this.#state;
     await readers.drained();
     await log.free(checkpointLsn).catch(() => {});
+    this.#hooks.freed();
   }
 
   /** Nothing begins by itself from here on. */

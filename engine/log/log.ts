@@ -171,6 +171,11 @@ export class Log {
     return (this.#endLsn - this.#tail.lsn) * LOG_SECTOR_BYTES;
   }
 
+  /** What appends may still take, without the reserve. */
+  get roomBytes(): number {
+    return this.capacityBytes - this.#limits.reserveSectors * LOG_SECTOR_BYTES - this.usedBytes;
+  }
+
   /** Whether the last append found the ring full, but for the reserve. */
   get isFull(): boolean {
     return this.#full;

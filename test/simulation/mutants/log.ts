@@ -420,7 +420,11 @@ export const LOG_MUTANTS: readonly Mutant[] = [
     name: 'a full log drops a write',
     rule: 'L12',
     edits: [
-      edit('log/write-path.ts', 'this.#noteFull();\n        }', 'if (!this.#held) return true;\n        }'),
+      edit(
+        'log/write-path.ts',
+        'this.#notice.waits();\n        }',
+        'if (!this.#held) return true;\n        }',
+      ),
     ],
     ops: ['write', 'read', 'snapshot', 'verify'],
     maxRuns: 2000,
