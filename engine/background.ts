@@ -10,6 +10,8 @@ import type { GroupState, GroupVolume } from './group-state.ts';
 import type { RestoreNode } from './snapshot/chain.ts';
 import { restoreMapName } from './snapshot/control-effects.ts';
 import { detachSome, endDetach } from './snapshot/detach.ts';
+import type { DetachedSnapshot } from './snapshot/detached.ts';
+import { removeDetached } from './snapshot/detached-removal.ts';
 import { findUnneeded, takeDown } from './snapshot/janitor.ts';
 import { bringForward } from './snapshot/materialise.ts';
 import { endRefresh, refreshSome } from './snapshot/refresh.ts';
@@ -23,11 +25,8 @@ const RETRY_MS = 1000;
 export interface BackgroundHooks {
   /** Goes to direct mode if nothing needs the log any more; whether it did anything. */
   readonly enterDirect: () => Promise<boolean>;
-  /** A detached snapshot of no name: its files are removed. */
-  readonly removeDetached: () => Promise<boolean>;
-  readonly restored: (restore: RestoreNode) => void;
-  readonly detached: (id: string) => void;
-  readonly refreshed: (id: string) => void;
+  /** All that a restore had to bring is in the volumes. */
+  readonly restored: () => void;
   /** Something was removed: whoever waits for space may try again. */
   readonly freed: () => void;
   readonly bug: (error: unknown) => void;
@@ -154,7 +153,7 @@ export class Background {
       this.#hooks.freed();
       return true;
     }
-    if (await this.#hooks.removeDetached()) {
+    if (await removeDetached(this.#state)) {
       this.#hooks.freed();
       return true;
     }
@@ -187,7 +186,7 @@ export class Background {
     const ended = await this.#state.lane(async () => isOver() && (await this.#endRestore(restore)));
     if (!ended) return true;
     await this.#removeMaps(restore);
-    this.#hooks.restored(restore);
+    this.#tellRestored(restore);
     return true;
   }
 
@@ -235,7 +234,7 @@ export class Background {
     await this.#state.lane(async () => {
       if (snapshot.refresh?.applied !== true || (await refreshSome(this.#state, snapshot))) return;
       await endRefresh(this.#state, snapshot);
-      this.#hooks.refreshed(snapshot.id);
+      this.#tellOf(snapshot, 'refresh-completed', 'has all of its refresh now');
     });
     return true;
   }
@@ -249,9 +248,22 @@ export class Background {
       // Whoever restores from it reads it as a layer of the chain: it stays one for so long.
       if (layer.users > 0 || layer.held !== undefined) return false;
       const snapshot = await endDetach(this.#state, layer);
-      if (snapshot !== undefined) this.#hooks.detached(snapshot.id);
+      if (snapshot !== undefined) this.#tellOf(snapshot, 'detached', 'stands for itself now');
       return true;
     });
+  }
+
+  #tellRestored({ id, source }: RestoreNode): void {
+    const snapshot = source.name ?? source.id;
+    const message = `everything that was restored from snapshot ${snapshot} is in the volumes now`;
+    this.#state.emit({ type: 'restore.completed', message, data: { id, snapshot } });
+    this.#hooks.restored();
+  }
+
+  #tellOf(snapshot: DetachedSnapshot, what: string, message: string): void {
+    const name = snapshot.name ?? snapshot.id;
+    const data = { snapshot: name };
+    this.#state.emit({ type: `snapshot.${what}`, message: `snapshot ${name} ${message}`, data });
   }
 }
 

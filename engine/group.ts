@@ -10,19 +10,20 @@ import { Condition } from './condition.ts';
 import type { Control } from './control-record.ts';
 import type { Disk, DiskFolder } from './disk/disk.ts';
 import { EngineError } from './errors.ts';
+import { closeGroup, closeParts } from './group-closing.ts';
+import { GroupFailure } from './group-failure.ts';
 import { createGroup, destroyGroup, type OpenGroup, openGroup } from './group-files.ts';
-import { closeState, controlOf, type RecoveredGroup, recover } from './group-recovery.ts';
+import { controlOf, type RecoveredGroup, recover } from './group-recovery.ts';
 import type { GroupSpec } from './group-spec.ts';
 import type { GroupCounters, GroupEvent, GroupState } from './group-state.ts';
 import { type ImportResult, importImage } from './import.ts';
 import { Applier } from './log/applier.ts';
+import { enterDirect, needsLog } from './log/direct-entry.ts';
 import type { LogBatch } from './log/record.ts';
 import { WritePath } from './log/write-path.ts';
 import type { RegionRun } from './map/region-map.ts';
 import { Operations, type OperationView } from './operations.ts';
-import type { RestoreNode } from './snapshot/chain.ts';
 import type { ControlEffects } from './snapshot/control-effects.ts';
-import type { DetachedSnapshot } from './snapshot/detached.ts';
 import type { SnapshotVolume } from './snapshot/snapshot-volume.ts';
 import { type RestorePlan, type RestoreResult, Snapshots, type SnapshotView } from './snapshots.ts';
 import { type Lsn, MIB, type RegionIndex } from './units.ts';
@@ -66,6 +67,7 @@ export class Group {
   readonly #opened: OpenGroup;
   readonly #effects: ControlEffects;
   readonly #path: WritePath;
+  readonly #failure: GroupFailure;
   readonly #applier: Applier;
   readonly #background: Background;
   readonly #snapshots: Snapshots;
@@ -73,7 +75,6 @@ export class Group {
   readonly #changes = new Condition();
   /** Control records at the head that are not applied. Bounded by the log. */
   readonly #controls = new Map<LogBatch, Control>();
-  #bug: string | undefined;
   /** Snapshots are being given up (rule S8). */
   #givingUp = false;
   #closing: Promise<void> | undefined;
@@ -90,7 +91,9 @@ export class Group {
     this.#effects = recovered.effects;
     const state = recovered.state;
     this.#state = state;
-    this.#path = new WritePath(state, this.#needsLog(recovered.batches.length > 0) ? 'logged' : 'direct');
+    const isLogged = recovered.batches.length > 0 || needsLog(state);
+    this.#path = new WritePath(state, isLogged ? 'logged' : 'direct');
+    this.#failure = new GroupFailure(state, this.#path, this.#changes);
     this.#applier = new Applier(state, this.#applierHooks());
     this.#background = new Background(state, this.#backgroundHooks());
     this.#background.copyBytesPerSecond = options.copyBytesPerSecond ?? 0;
@@ -103,7 +106,7 @@ export class Group {
     });
     this.#operations = new Operations(state, this.#applier);
     this.#path.onBatch = (batch) => this.#applier.enqueue(batch);
-    state.log.onFailure = (error) => this.#logFailed(error);
+    state.log.onFailure = (error) => this.#failure.logFailed(error, this.volumes.values());
     this.volumes = new Map(
       state.volumes.map((volume) => [
         volume.name,
@@ -174,7 +177,7 @@ export class Group {
 
   /** Why the group takes no more writes, or undefined. */
   get failure(): string | undefined {
-    return this.#bug ?? this.#path.failure?.message;
+    return this.#failure.reason;
   }
 
   /** Why what is logged cannot be applied at the moment, or undefined. It is tried again; writers wait once the log is full. */
@@ -286,50 +289,18 @@ export class Group {
     return this.#closing;
   }
 
-  async #close(): Promise<void> {
-    const errors: unknown[] = [];
-    const step = async (run: () => Promise<unknown>): Promise<void> => {
-      await run().catch((error: unknown) => errors.push(error));
-    };
-    const failedBefore = new Set([...this.volumes.values()].filter((volume) => volume.failure !== undefined));
-    const isWorking = () => this.#applier.stall === undefined && this.failure === undefined;
-    // What is in flight may wait for the log: it is applied, or refused.
-    const idle = Promise.all([...this.volumes.values()].map((volume) => volume.close()));
-    let isIdle = false;
-    void idle.then(() => {
-      isIdle = true;
-      this.#changes.changed();
+  #close(): Promise<void> {
+    return closeGroup({
+      state: this.#state,
+      opened: this.#opened,
+      volumes: this.volumes,
+      path: this.#path,
+      snapshots: this.#snapshots,
+      background: this.#background,
+      applier: this.#applier,
+      changes: this.#changes,
+      isWorking: () => this.#applier.stall === undefined && this.failure === undefined,
     });
-    await this.#changes.until(() => isIdle || !isWorking());
-    if (!isIdle) this.#path.close();
-    await idle;
-    this.#changes.changed();
-    this.#path.close();
-    await step(() => this.#snapshots.close());
-    await this.#background.close();
-    if (isWorking()) await step(() => this.#state.log.sync());
-    this.#applier.hurry();
-    await this.#changes.until(() => this.#applier.isCaughtUp || !isWorking());
-    await this.#applier.close();
-    if (isWorking()) {
-      // What was written directly, too.
-      for (const volume of this.#state.volumes) {
-        if (this.volumes.get(volume.name)?.failure === undefined) await step(() => volume.disk.sync());
-      }
-      await step(() => this.#state.lane(() => this.#applier.checkpoint()));
-      await step(() => this.#applier.freeLog());
-    }
-    const { failure } = this.#state.log;
-    if (failure !== undefined) errors.push(failure);
-    for (const volume of this.volumes.values())
-      if (volume.failure !== undefined && !failedBefore.has(volume))
-        errors.push(new EngineError('unavailable', volume.failure, { errno: 'EIO' }));
-    await step(() => this.#state.space.close());
-    await step(() => closeState(this.#state));
-    await step(() => this.#state.log.close());
-    await step(() => closeVolumes(this.#opened));
-    await step(() => this.#opened.file.close());
-    if (errors.length > 0) throw errors[0];
   }
 
   #start(batches: readonly LogBatch[]): void {
@@ -343,10 +314,6 @@ export class Group {
     this.#background.poke();
   }
 
-  #needsLog(pending: boolean): boolean {
-    return pending || this.#state.chain.nodes.length > 0 || this.#state.detached.length > 0;
-  }
-
   #applierHooks() {
     return {
       prepareControl: (batch: LogBatch) => this.#effects.prepare(this.#controlOf(batch)),
@@ -358,13 +325,14 @@ export class Group {
       },
       giveUp: () => this.#giveUp(),
       writersWait: () => this.#path.writersWait,
+      freed: () => this.#path.freed(),
       checkpointed: () => {
         this.#path.shareMemory(this.#state.mapBytes);
         // It tells what it finds; that it cannot look is told by what fails.
         void this.#state.space.look().catch(() => {});
         this.#changes.changed();
       },
-      bug: (error: unknown) => this.#broke(error),
+      bug: (error: unknown) => this.#failure.broke(error),
       stalled: () => this.#changes.changed(),
       progress: () => {
         this.#background.poke();
@@ -377,27 +345,10 @@ export class Group {
   #backgroundHooks() {
     return {
       enterDirect: () => this.#enterDirect(),
-      removeDetached: () => this.#removeDetached(),
-      restored: (restore: RestoreNode) => {
-        const snapshot = restore.source.name ?? restore.source.id;
-        const message = `everything that was restored from snapshot ${snapshot} is in the volumes now`;
-        this.#state.emit({ type: 'restore.completed', message, data: { id: restore.id, snapshot } });
-        this.#changes.changed();
-      },
-      detached: (id: string) => this.#noteSnapshot('detached', id, 'stands for itself now'),
-      refreshed: (id: string) => this.#noteSnapshot('refresh-completed', id, 'has all of its refresh now'),
+      restored: () => this.#changes.changed(),
       freed: () => this.#applier.retryNow(),
-      bug: (error: unknown) => this.#broke(error),
+      bug: (error: unknown) => this.#failure.broke(error),
     };
-  }
-
-  #noteSnapshot(what: string, id: string, message: string): void {
-    const name = this.#effects.byId(id)?.name ?? id;
-    this.#state.emit({
-      type: `snapshot.${what}`,
-      message: `snapshot ${name} ${message}`,
-      data: { snapshot: name },
-    });
   }
 
   #controlOf(batch: LogBatch): Control {
@@ -418,62 +369,16 @@ export class Group {
     this.#check();
   }
 
-  /** Whether something needs the log, or is about to. */
-  #isChanging(): boolean {
-    const isBusy = this.#snapshots.isBusy || this.#givingUp || this.#closing !== undefined;
-    return isBusy || this.#needsLog(false);
-  }
-
   /** Back to direct mode, when nothing needs the log. */
-  async #enterDirect(): Promise<boolean> {
-    if (this.#path.mode === 'direct' || this.#isChanging()) return false;
-    const { log } = this.#state;
-    const drain = async (): Promise<void> => {
-      await log.sync();
-      this.#applier.hurry();
-      // Whoever takes a snapshot meanwhile ends this; the applier may wait for the background itself.
-      const isOver = () => this.stall !== undefined || this.failure !== undefined || this.#isChanging();
-      await this.#changes.until(() => this.#applier.isCaughtUp || isOver());
-      if (isOver()) return;
-      await this.#state.lane(() => this.#applier.checkpoint());
-    };
-    const isEmpty = (): boolean => !this.#isChanging() && log.endLsn === this.#state.checkpointLsn;
-    if (!(await this.#path.enterDirect(drain, isEmpty))) return false;
-    await this.#state.space.remove();
-    return true;
-  }
-
-  /** A detached snapshot without a name: the record forgets it, then its files go. */
-  async #removeDetached(): Promise<boolean> {
-    const { detached, folder, readers } = this.#state;
-    const victim = detached.find((snapshot) => snapshot.recordedName === null && snapshot.users === 0);
-    if (victim === undefined) return false;
-    const isUnneeded = () => victim.recordedName === null && victim.users === 0;
-    const forgotten = await this.#state.lane(
-      async () => isUnneeded() && (await this.#forgetDetached(victim)),
-    );
-    if (!forgotten) return true;
-    await readers.drained();
-    await victim.close();
-    for (const name of await folder.list())
-      if (name.startsWith(`snapshots/${victim.id}/`) && !name.endsWith('.preserved'))
-        await folder.remove(name);
-    return true;
-  }
-
-  async #forgetDetached(victim: DetachedSnapshot): Promise<true> {
-    const { detached } = this.#state;
-    const at = detached.indexOf(victim);
-    detached.splice(at, 1);
-    if (victim.refresh !== undefined) victim.refresh.layer.users--;
-    try {
-      await this.#state.writeRecord(this.#state.checkpointLsn);
-    } catch (error) {
-      detached.splice(at, 0, victim);
-      if (victim.refresh !== undefined) victim.refresh.layer.users++;
-      throw error;
-    }
-    return true;
+  #enterDirect(): Promise<boolean> {
+    return enterDirect({
+      state: this.#state,
+      path: this.#path,
+      applier: this.#applier,
+      changes: this.#changes,
+      isChanging: () => this.#snapshots.isBusy || this.#givingUp || this.#closing !== undefined,
+      isStuck: () => this.stall !== undefined || this.failure !== undefined,
+    });
   }
 
   /** A disk is full (rule S8). Whether space was made. */
@@ -497,43 +402,9 @@ export class Group {
     this.#applier.retryNow();
   }
 
-  #logFailed(error: EngineError): void {
-    const message = `group ${this.name} takes no more writes: ${error.message}`;
-    this.#path.fail(new EngineError('unavailable', message, { errno: 'EIO', cause: error }));
-    this.#state.emit({ type: 'group.failed', message });
-    for (const volume of this.volumes.values()) volume.fail(error.message);
-    this.#changes.changed();
-  }
-
-  /** What only a bug explains: nothing more is changed, and what is logged stays there. */
-  #broke(error: unknown): void {
-    const why = error instanceof Error ? (error.stack ?? error.message) : String(error);
-    this.#bug = `group ${this.name} stopped because of a bug: ${why}`;
-    this.#path.fail(new EngineError('unavailable', this.#bug, { errno: 'EIO', cause: error }));
-    this.#state.emit({ type: 'group.failed', message: this.#bug });
-    this.#changes.changed();
-  }
-
   #check(): void {
     if (this.#path.failure !== undefined) throw this.#path.failure;
     if (this.#closing === undefined) return;
     throw new EngineError('unavailable', `group ${this.name} is closing`, { errno: 'ESHUTDOWN' });
   }
-}
-
-/** Closes volumes and maps. */
-async function closeVolumes(opened: OpenGroup): Promise<void> {
-  const errors: unknown[] = [];
-  for (const { map, disk } of opened.parts) {
-    await map.close().catch((error: unknown) => errors.push(error));
-    await disk.close().catch((error: unknown) => errors.push(error));
-  }
-  if (errors.length > 0) throw errors[0];
-}
-
-/** Closes all parts of a group that could not be opened. The log's disk closes with the log, or here. */
-async function closeParts(opened: OpenGroup): Promise<void> {
-  await opened.logDisk.close().catch(() => {});
-  await closeVolumes(opened).catch(() => {});
-  await opened.file.close().catch(() => {});
 }

@@ -6,52 +6,31 @@ import type { Control } from './control-record.ts';
 import { encodeControl } from './control-record.ts';
 import { turnstile } from './disk/turnstile.ts';
 import { EngineError } from './errors.ts';
-import type { GroupState, GroupVolume } from './group-state.ts';
+import type { GroupState } from './group-state.ts';
 import type { LogBatch } from './log/record.ts';
-import type { RegionMap, RegionRun } from './map/region-map.ts';
+import type { RegionRun } from './map/region-map.ts';
 import { checkName } from './names.ts';
-import {
-  changedBetween,
-  countChangedSince,
-  modifiedMap,
-  modifiedOf,
-  restorationMap,
-} from './snapshot/changes.ts';
+import { changedBetween, modifiedMap } from './snapshot/changes.ts';
 import { type ControlEffects, type Snapshot, UNDO_NAME } from './snapshot/control-effects.ts';
-import { SnapshotVolume } from './snapshot/snapshot-volume.ts';
+import {
+  mapsToRestore,
+  planOf,
+  type RestorePlan,
+  volumeNamed,
+  volumesToRestore,
+} from './snapshot/restore-plan.ts';
+import { SnapshotDevices } from './snapshot/snapshot-devices.ts';
+import { type SnapshotView, stateOf, viewOf } from './snapshot/snapshot-view.ts';
+import type { SnapshotVolume } from './snapshot/snapshot-volume.ts';
 import type { Lsn, RegionIndex } from './units.ts';
+
+export type { RestorePlan } from './snapshot/restore-plan.ts';
+export type { SnapshotView } from './snapshot/snapshot-view.ts';
 
 /** Snapshots of a group at most: each look-up through the chain may pass all of them. */
 export const MAX_SNAPSHOTS = 256;
 /** Once maps take that share of the memory of the group, no more snapshots are taken. The rest is for payload. */
 const MAP_SHARE = 3 / 4;
-
-export interface SnapshotView {
-  readonly id: string;
-  readonly name: string;
-  readonly lsn: Lsn;
-  /** ISO 8601, UTC. */
-  readonly createdAt: string;
-  readonly local: boolean;
-  /** Names of the volumes that it restores, where it was taken to undo a restore. */
-  readonly undoOf: readonly string[] | undefined;
-  readonly state: 'attached' | 'detaching' | 'detached' | 'refreshing';
-  readonly volumes: readonly {
-    readonly name: string;
-    /** The volume with reference to the snapshot: regions that may differ from its image. */
-    readonly preservedRegions: number;
-    /** The snapshot with reference to the volume: regions written through it. */
-    readonly modifiedRegions: number;
-  }[];
-}
-
-/** What a restore would move, or moves. */
-export interface RestorePlan {
-  readonly snapshot: SnapshotView;
-  readonly volumes: readonly { readonly name: string; readonly regions: number; readonly bytes: number }[];
-  readonly regions: number;
-  readonly bytes: number;
-}
 
 export interface RestoreResult {
   /** Id of the operation that materialises it. */
@@ -59,12 +38,6 @@ export interface RestoreResult {
   readonly plan: RestorePlan;
   /** Restoring this one undoes it. */
   readonly undo: SnapshotView;
-}
-
-interface ServedDevice {
-  readonly device: SnapshotVolume;
-  /** A refresh changes the id of a snapshot in the chain. */
-  readonly snapshot: { id: string };
 }
 
 export interface SnapshotsHost {
@@ -84,39 +57,16 @@ export class Snapshots {
   readonly #state: GroupState;
   readonly #effects: ControlEffects;
   readonly #host: SnapshotsHost;
+  readonly #devices: SnapshotDevices;
   /** One change at a time: each is judged by what the one before it left. */
   readonly #turns = turnstile(1);
   #busy = 0;
-  #closed = false;
-  /** By snapshot id and volume name: all sessions of one share one. */
-  readonly #devices = new Map<string, ServedDevice>();
 
   constructor(state: GroupState, effects: ControlEffects, host: SnapshotsHost) {
     this.#state = state;
     this.#effects = effects;
     this.#host = host;
-    effects.onGone = (id, successor) => {
-      for (const volume of state.volumes) this.#follow(`${id}/${volume.name}`, volume.name, successor);
-    };
-  }
-
-  /** Who has a snapshot open keeps it open through a refresh. */
-  #follow(key: string, volumeName: string, successor: string | undefined): void {
-    const served = this.#devices.get(key);
-    this.#devices.delete(key);
-    if (served === undefined || successor === undefined) return;
-    served.snapshot.id = successor;
-    this.#devices.set(`${successor}/${volumeName}`, served);
-  }
-
-  /** No snapshot is written from here on; what was is durable when it resolves. Reads under way have ended then. */
-  async close(): Promise<void> {
-    this.#closed = true;
-    // Whoever is in the lane now is the last one to write.
-    await this.#state.lane(async () => {});
-    await this.#state.readers.drained();
-    for (const snapshot of this.#effects.named)
-      for (const part of snapshot.parts) await part.modified?.sync();
+    this.#devices = new SnapshotDevices(state, effects, host.applied);
   }
 
   /** Whether a change is under way, so that the group has to go on logging. */
@@ -134,37 +84,7 @@ export class Snapshots {
   }
 
   get views(): SnapshotView[] {
-    return this.#effects.named.map((snapshot) => this.view(snapshot));
-  }
-
-  view(snapshot: Snapshot): SnapshotView {
-    const detached = snapshot.kind === 'detached';
-    const inChain = !detached && snapshot.detaching ? 'detaching' : 'attached';
-    const alone = detached && snapshot.refresh !== undefined ? 'refreshing' : 'detached';
-    const figures = () => this.#figures(snapshot);
-    // A refresh is seen from its record on, like everything else.
-    const taken = (detached ? snapshot.refresh?.layer : undefined) ?? snapshot;
-    return {
-      id: snapshot.id,
-      name: snapshot.name ?? '',
-      lsn: taken.lsn,
-      createdAt: taken.createdAt,
-      local: snapshot.local,
-      undoOf: detached ? undefined : snapshot.undoOf,
-      state: detached ? alone : inChain,
-      // Counted when somebody looks: who only wants names asks often.
-      get volumes() {
-        return figures();
-      },
-    };
-  }
-
-  #figures(snapshot: Snapshot): SnapshotView['volumes'] {
-    return this.#state.volumes.map((volume) => ({
-      name: volume.name,
-      preservedRegions: countChangedSince(this.#state, volume, snapshot),
-      modifiedRegions: modifiedOf(snapshot, volume.index)?.count ?? 0,
-    }));
+    return this.#effects.named.map((snapshot) => viewOf(this.#state, snapshot));
   }
 
   /** The device of a volume as a snapshot shows it; undefined when there is none. */
@@ -172,22 +92,12 @@ export class Snapshots {
     const snapshot = this.#effects.find(snapshotName);
     const volume = this.#state.volumes.find((candidate) => candidate.name === volumeName);
     if (snapshot === undefined || volume === undefined) return undefined;
-    return this.#deviceOf(snapshot, volume);
+    return this.#devices.of(snapshot, volume);
   }
 
-  #deviceOf(snapshot: Snapshot, volume: GroupVolume): SnapshotVolume {
-    const key = `${snapshot.id}/${volume.name}`;
-    const served = this.#devices.get(key);
-    if (served !== undefined) return served.device;
-    const identity = { id: snapshot.id };
-    const label = `snapshot ${snapshot.name ?? snapshot.id} of volume ${volume.name}`;
-    const find = () => {
-      const found = this.#closed ? undefined : this.#effects.byId(identity.id);
-      return found?.name == null ? undefined : found;
-    };
-    const device = new SnapshotVolume(this.#state, volume, label, { find, applied: this.#host.applied });
-    this.#devices.set(key, { device, snapshot: identity });
-    return device;
+  /** No snapshot is written from here on; what was is durable when it resolves. Reads under way have ended then. */
+  close(): Promise<void> {
+    return this.#devices.close();
   }
 
   /** Takes a snapshot of all volumes at one point of the order of writes. Throws `invalid`, `exists`, `unavailable`, `disk`. */
@@ -200,7 +110,7 @@ export class Snapshots {
       const local = options.local ?? false;
       await this.#commit({ type: 'snapshot', id, name, createdAt: this.#now(), local });
       this.#emit('created', name, `snapshot ${name} was taken`);
-      return this.view(this.#require(name));
+      return viewOf(this.#state, this.#require(name));
     });
   }
 
@@ -290,7 +200,7 @@ export class Snapshots {
       const nextId = this.#state.newId();
       await this.#commit({ type: 'refresh', id: snapshot.id, nextId, createdAt: this.#now() });
       this.#emit('refreshed', name, `snapshot ${name} was refreshed`);
-      return this.view(this.#require(name));
+      return viewOf(this.#state, this.#require(name));
     });
   }
 
@@ -309,31 +219,7 @@ export class Snapshots {
   /** What a restore would move, as things stand. Throws `not-found`. */
   plan(name: string, options: { readonly volume?: string } = {}): RestorePlan {
     const snapshot = this.#require(name);
-    return this.#planOf(snapshot, this.#mapsToRestore(snapshot, options.volume));
-  }
-
-  #mapsToRestore(
-    snapshot: Snapshot,
-    volumeName: string | undefined,
-  ): { readonly volume: GroupVolume; readonly map: RegionMap }[] {
-    return this.#volumesToRestore(snapshot, volumeName).map((volume) => ({
-      volume,
-      map: restorationMap(this.#state, volume, snapshot),
-    }));
-  }
-
-  #planOf(
-    snapshot: Snapshot,
-    maps: readonly { readonly volume: GroupVolume; readonly map: RegionMap }[],
-  ): RestorePlan {
-    const { regionBytes } = this.#state;
-    const volumes = maps.map(({ volume, map }) => {
-      const lastIsShort = map.length > 0 && map.has(map.length - 1);
-      const missing = lastIsShort ? map.length * regionBytes - volume.sizeBytes : 0;
-      return { name: volume.name, regions: map.count, bytes: map.count * regionBytes - missing };
-    });
-    const sum = (of: 'regions' | 'bytes') => volumes.reduce((total, volume) => total + volume[of], 0);
-    return { snapshot: this.view(snapshot), volumes, regions: sum('regions'), bytes: sum('bytes') };
+    return planOf(this.#state, snapshot, mapsToRestore(this.#state, snapshot, options.volume));
   }
 
   /**
@@ -342,7 +228,7 @@ export class Snapshots {
    */
   restore(name: string, options: { readonly volume?: string } = {}): Promise<RestoreResult> {
     return this.#inTurn(async () => {
-      this.#volumesToRestore(this.#require(name), options.volume);
+      volumesToRestore(this.#state, this.#require(name), options.volume);
       this.#checkRoom();
       await this.#host.beginLogging();
       while (this.#isHeld(name)) await this.#require(name).held;
@@ -362,7 +248,7 @@ export class Snapshots {
     });
     try {
       await snapshot.writing;
-      for (const volume of this.#state.volumes) await this.#deviceOf(snapshot, volume).flush();
+      for (const volume of this.#state.volumes) await this.#devices.of(snapshot, volume).flush();
       return await work();
     } finally {
       snapshot.held = undefined;
@@ -375,8 +261,8 @@ export class Snapshots {
     name: string,
     options: { readonly volume?: string },
   ): Promise<RestoreResult> {
-    const maps = this.#mapsToRestore(source, options.volume);
-    const plan = this.#planOf(source, maps);
+    const maps = mapsToRestore(this.#state, source, options.volume);
+    const plan = planOf(this.#state, source, maps);
     const replaced = this.#effects.find(UNDO_NAME);
     const id = this.#state.newId();
     const volumes = maps.map(({ volume, map }) => ({
@@ -392,7 +278,7 @@ export class Snapshots {
       message,
       data: { id, snapshot: name, regions: plan.regions },
     });
-    return { operation: id, plan, undo: this.view(this.#require(UNDO_NAME)) };
+    return { operation: id, plan, undo: viewOf(this.#state, this.#require(UNDO_NAME)) };
   }
 
   /** Regions from `first` up to `end` that may differ between two snapshots, or a snapshot and the volume. Throws `not-found`. */
@@ -403,7 +289,7 @@ export class Snapshots {
     first: RegionIndex,
     end: RegionIndex,
   ): RegionRun[] {
-    const volume = this.#volume(volumeName);
+    const volume = volumeNamed(this.#state, volumeName);
     const [a, b] = [this.#require(from), to === undefined ? undefined : this.#require(to)];
     return changedBetween(this.#state, volume, a, b, first, end);
   }
@@ -422,18 +308,6 @@ export class Snapshots {
     await this.#state.log.sync();
   }
 
-  #volumesToRestore(snapshot: Snapshot, name: string | undefined): GroupVolume[] {
-    if (name !== undefined) return [this.#volume(name)];
-    const undoOf = snapshot.kind === 'layer' ? snapshot.undoOf : undefined;
-    return this.#state.volumes.filter((volume) => undoOf?.includes(volume.name) ?? true);
-  }
-
-  #volume(name: string): GroupVolume {
-    const volume = this.#state.volumes.find((candidate) => candidate.name === name);
-    if (volume !== undefined) return volume;
-    throw new EngineError('not-found', `the group has no volume ${JSON.stringify(name)}`);
-  }
-
   #require(name: string): Snapshot {
     const snapshot = this.#effects.find(name);
     if (snapshot !== undefined) return snapshot;
@@ -446,7 +320,7 @@ export class Snapshots {
   }
 
   #refuseWhileChanging(snapshot: Snapshot, name: string): void {
-    const { state } = this.view(snapshot);
+    const state = stateOf(snapshot);
     if (state !== 'detaching' && state !== 'refreshing') return;
     throw new EngineError('in-use', `snapshot ${name} is ${state}: wait for that to end, see status`);
   }

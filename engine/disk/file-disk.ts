@@ -8,48 +8,32 @@
  * - a write only waits where it covers part of a page that is not cached, because that page has to be read first. Its edges are
  *   probed with RWF_NOWAIT reads. The slow path *reads* the edges on the pool and then tries again, because a write that
  *   reads holds the inode's lock meanwhile, and would stall every other writer;
- * - while zeroing holds the inode's lock, no write is tried at all.
+ * - while zeroing holds the inode's lock, no write is tried at all (`zeroing.ts`).
+ *
+ * What it lies over is opened in `opened-file.ts`.
  */
 import * as fs from 'node:fs';
 import { promisify } from 'node:util';
 import { assert, EngineError } from '../errors.ts';
 import { MIB } from '../units.ts';
 import type { Disk, DiskExtent } from './disk.ts';
-import { createError, diskError, explainErrno, inUse, openError } from './disk-error.ts';
+import { diskError } from './disk-error.ts';
 import { GroupCommit } from './group-commit.ts';
-import { blockDeviceSize, dataBeyond, fileExtents } from './ioctl.ts';
-import {
-  FALLOC_FL_KEEP_SIZE,
-  FALLOC_FL_PUNCH_HOLE,
-  FALLOC_FL_ZERO_RANGE,
-  fallocate,
-  noWaitFailure,
-  preadNoWait,
-  prefetchRange,
-  tryLockExclusive,
-} from './native.ts';
-import { turnstile } from './turnstile.ts';
+import { dataBeyond, fileExtents } from './ioctl.ts';
+import { noWaitFailure, preadNoWait, prefetchRange } from './native.ts';
+import { createSparse, type OpenedFile, openExisting, PAGE_BYTES } from './opened-file.ts';
 import { WritePace } from './write-pace.ts';
-
-const PAGE_BYTES = 4096;
+import { notFast, PUNCH, ZERO, Zeroing } from './zeroing.ts';
 
 /** More than that is left to the pool: copying a MiB takes a tenth of a millisecond, and nobody else is served meanwhile. */
 const MAX_INLINE_BYTES = 1 * MIB;
 
-/** `fallocate` is cut into pieces of that size, in bytes, so that it never holds the inode's lock for long. */
-const ALLOCATE_PIECE_BYTES = 64 * MIB;
-
-/** Zeroes for disks that cannot zero or punch. Never written to. */
-const zeroes = Buffer.alloc(1 * MIB);
-
 /** Where the probes of `tryWrite` put the byte that nobody looks at. */
 const probeTarget = Buffer.alloc(1);
 
-const openFile = promisify(fs.open);
 const closeFile = promisify(fs.close);
 const syncData = promisify(fs.fdatasync);
 const statFile = promisify(fs.fstat);
-const truncateFile = promisify(fs.ftruncate);
 
 export class FileDisk implements Disk {
   readonly path: string;
@@ -61,30 +45,28 @@ export class FileDisk implements Disk {
   readonly #readOnly: boolean;
   readonly #commit: GroupCommit;
   readonly #pace = new WritePace();
-  /** Both fall back for good at the first EOPNOTSUPP. */
+  /** Given up for good at the first EOPNOTSUPP. */
   #noWait = true;
-  #unsupportedModes = 0;
-  /** Pieces of zeroing go one after the other: they would wait for the inode's lock, each with a thread of the pool that others need. */
-  readonly #inTurn = turnstile(1);
-  /** Pieces of zeroing under way. */
-  #longCalls = 0;
+  readonly #zeroing: Zeroing;
   #inFlight = 0;
   #closing: Promise<void> | undefined;
   #onIdle: (() => void) | undefined;
 
-  private constructor(
-    path: string,
-    fd: number,
-    geometry: { sizeBytes: number; blockBytes: number; device: boolean; filesystemType: number },
-    readOnly: boolean,
-  ) {
+  private constructor(file: OpenedFile) {
+    const { path, fd } = file;
     this.path = path;
     this.#fd = fd;
-    this.sizeBytes = geometry.sizeBytes;
-    this.blockBytes = geometry.blockBytes;
-    this.device = geometry.device;
-    this.#filesystemType = geometry.filesystemType;
-    this.#readOnly = readOnly;
+    this.sizeBytes = file.sizeBytes;
+    this.blockBytes = file.blockBytes;
+    this.device = file.device;
+    this.#filesystemType = file.filesystemType;
+    this.#readOnly = file.readOnly;
+    this.#zeroing = new Zeroing(file, {
+      isClosing: () => this.#closing !== undefined,
+      readEdges: (offsetBytes, lengthBytes) => this.#readEdges(offsetBytes, lengthBytes),
+      writeOnPool: (source, sourceStart, lengthBytes, offsetBytes) =>
+        this.#writeOnPool(source, sourceStart, lengthBytes, offsetBytes),
+    });
     this.#commit = new GroupCommit(path, async () => {
       await syncData(fd);
       this.#pace.synced();
@@ -92,63 +74,18 @@ export class FileDisk implements Disk {
   }
 
   /** Opens what is there, and locks it. Throws `not-found`, `in-use`, `invalid` for what is neither file nor device. */
-  static open(path: string): Promise<FileDisk> {
-    return FileDisk.#open(path, false);
+  static async open(path: string): Promise<FileDisk> {
+    return new FileDisk(await openExisting(path, false));
   }
 
   /** Opens what is there for reading only, and locks nothing. Throws as `open` does, but never `in-use`. */
-  static openImage(path: string): Promise<FileDisk> {
-    return FileDisk.#open(path, true);
-  }
-
-  static async #open(path: string, readOnly: boolean): Promise<FileDisk> {
-    let fd: number | undefined;
-    try {
-      const found = await fs.promises.stat(path);
-      if (!found.isFile() && !found.isBlockDevice())
-        throw new EngineError(
-          'invalid',
-          `${path} is neither a regular file nor a block device: name one of these`,
-        );
-      // On a block device O_EXCL means: nobody else has it so, neither a mount nor another server.
-      const { O_RDONLY, O_RDWR, O_EXCL } = fs.constants;
-      const writing = found.isBlockDevice() ? O_RDWR | O_EXCL : O_RDWR;
-      fd = await openFile(path, readOnly ? O_RDONLY : writing);
-      return await FileDisk.#from(path, fd, readOnly);
-    } catch (error) {
-      if (fd !== undefined) await closeFile(fd);
-      throw await openError(path, error);
-    }
+  static async openImage(path: string): Promise<FileDisk> {
+    return new FileDisk(await openExisting(path, true));
   }
 
   /** Creates a sparse file, and locks it. Throws `exists`; on any error no file is left. The folder is not synced. */
   static async create(path: string, sizeBytes: number): Promise<FileDisk> {
-    let fd: number | undefined;
-    try {
-      fd = await openFile(path, 'wx+', 0o600);
-      await truncateFile(fd, sizeBytes);
-      await syncData(fd);
-      return await FileDisk.#from(path, fd, false);
-    } catch (error) {
-      if (fd !== undefined) {
-        await closeFile(fd);
-        await fs.promises.unlink(path);
-      }
-      throw await createError(path, sizeBytes, error);
-    }
-  }
-
-  static async #from(path: string, fd: number, readOnly: boolean): Promise<FileDisk> {
-    const stat = await statFile(fd);
-    if (!readOnly && !tryLockExclusive(fd)) throw inUse(path);
-    if (stat.isBlockDevice()) {
-      const { sizeBytes, logicalBlockBytes } = blockDeviceSize(fd);
-      const blockBytes = Math.max(PAGE_BYTES, logicalBlockBytes);
-      return new FileDisk(path, fd, { sizeBytes, blockBytes, device: true, filesystemType: 0 }, readOnly);
-    }
-    const filesystemType = (await fs.promises.statfs(path)).type;
-    const geometry = { sizeBytes: stat.size, blockBytes: PAGE_BYTES, device: false, filesystemType };
-    return new FileDisk(path, fd, geometry, readOnly);
+    return new FileDisk(await createSparse(path, sizeBytes));
   }
 
   get failure(): EngineError | undefined {
@@ -156,7 +93,7 @@ export class FileDisk implements Disk {
   }
 
   get mayWriteInline(): boolean {
-    return this.#longCalls === 0 && this.#pace.mayWriteInline;
+    return !this.#zeroing.isBusy && this.#pace.mayWriteInline;
   }
 
   tryRead(target: Buffer, targetStart: number, lengthBytes: number, offsetBytes: number): boolean {
@@ -324,77 +261,22 @@ export class FileDisk implements Disk {
   }
 
   punch(offsetBytes: number, lengthBytes: number): Promise<void> {
-    return this.#makeZero(FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offsetBytes, lengthBytes, false);
+    return this.#makeZero(PUNCH, offsetBytes, lengthBytes, false);
   }
 
   punchFast(offsetBytes: number, lengthBytes: number): Promise<void> {
-    return this.#makeZero(FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offsetBytes, lengthBytes, true);
+    return this.#makeZero(PUNCH, offsetBytes, lengthBytes, true);
   }
 
   zero(offsetBytes: number, lengthBytes: number, fast: boolean): Promise<void> {
     // On a device this falls back to writing zeroes in the kernel, which is not fast and cannot be told beforehand.
-    if (fast && this.device) return Promise.reject(this.#notFast());
-    return this.#makeZero(FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE, offsetBytes, lengthBytes, fast);
-  }
-
-  #notFast(): EngineError {
-    return new EngineError('disk', `${this.path} cannot zero faster than by writing zeroes`, {
-      errno: 'ENOTSUP',
-    });
+    if (fast && this.device) return Promise.reject(notFast(this.path));
+    return this.#makeZero(ZERO, offsetBytes, lengthBytes, fast);
   }
 
   async #makeZero(mode: number, offsetBytes: number, lengthBytes: number, fast: boolean): Promise<void> {
     this.#checkWritable(offsetBytes, lengthBytes);
-    await this.#track(this.#zeroAll(mode, offsetBytes, lengthBytes, fast));
-  }
-
-  /** Devices take whole blocks only, so their edges are written. */
-  async #zeroAll(mode: number, offsetBytes: number, lengthBytes: number, fast: boolean): Promise<void> {
-    const endBytes = offsetBytes + lengthBytes;
-    const unit = this.device ? this.blockBytes : 1;
-    const start = Math.min(Math.ceil(offsetBytes / unit) * unit, endBytes);
-    const end = Math.max(Math.floor(endBytes / unit) * unit, start);
-    let at = start;
-    while (at < end && !this.#lacks(mode)) {
-      const pieceBytes = Math.min(ALLOCATE_PIECE_BYTES, end - at);
-      const from = at;
-      const errno = await this.#longCall(() => fallocate(this.#fd, mode, from, pieceBytes));
-      if (errno === 'EOPNOTSUPP' || errno === 'ENOSYS') this.#unsupportedModes |= mode;
-      else if (errno !== undefined)
-        throw new EngineError('disk', `${this.path}: zeroing failed: ${explainErrno(errno)}`, { errno });
-      else at += pieceBytes;
-    }
-    if (fast && at < end) throw this.#notFast();
-    await this.#writeZeroes(offsetBytes, start);
-    await this.#writeZeroes(at, endBytes);
-  }
-
-  #lacks(mode: number): boolean {
-    return (this.#unsupportedModes & mode & ~FALLOC_FL_KEEP_SIZE) !== 0;
-  }
-
-  /** On the thread pool, whatever the length: inline, piece after piece would keep everybody else from their turn. */
-  async #writeZeroes(startBytes: number, endBytes: number): Promise<void> {
-    if (startBytes === endBytes) return;
-    await this.#readEdges(startBytes, endBytes - startBytes);
-    for (let at = startBytes; at < endBytes; at += zeroes.length) {
-      const pieceBytes = Math.min(zeroes.length, endBytes - at);
-      await this.#longCall(() => this.#writeOnPool(zeroes, 0, pieceBytes, at));
-    }
-  }
-
-  /** A piece of zeroing, in its turn; while it holds the inode's lock no write is tried inline. Stops where the disk is to be closed. */
-  async #longCall<T>(call: () => Promise<T>): Promise<T> {
-    return this.#inTurn(async () => {
-      if (this.#closing !== undefined)
-        throw new EngineError('unavailable', `${this.path} is closing`, { errno: 'ESHUTDOWN' });
-      this.#longCalls++;
-      try {
-        return await call();
-      } finally {
-        this.#longCalls--;
-      }
-    });
+    await this.#track(this.#zeroing.run(mode, offsetBytes, lengthBytes, fast));
   }
 
   async prefetch(offsetBytes: number, lengthBytes: number): Promise<void> {

@@ -7,18 +7,20 @@
  *
  *   end      an append copies a record into the open batch
  *   written  `writeOut` seals the open batch and hands it to the kernel: a killed process cannot lose it
- *   durable  a sync that began after the write-out has ended well: a power cut cannot lose it
- *   tail     a superblock that frees what is below is durable: that space may be written again (rule L7)
+ *   durable  a sync that began after the write-out has ended well: a power cut cannot lose it (`syncs.ts`)
+ *   tail     a superblock that frees what is below is durable: that space may be written again (rule L7; `tail.ts`)
  *
  * What is written ends on a page boundary, with zeroes: the kernel then never reads a page in part, and the zeroes stand where the next header would.
  * So a page beyond the end is kept free. The batch after it overwrites them.
+ *
+ * Here are the appends, and what others ask of a log.
  */
-import type { Clock, Timer } from '../clock.ts';
+import type { Clock } from '../clock.ts';
 import type { Disk } from '../disk/disk.ts';
 import { assert, EngineError, errnoOf } from '../errors.ts';
 import { LOG_RING_OFFSET_BYTES } from '../formats.ts';
 import { SharedRun } from '../shared-run.ts';
-import { type ByteOffset, LOG_SECTOR_BYTES, type Lsn, MIB } from '../units.ts';
+import { type ByteOffset, LOG_SECTOR_BYTES, type Lsn } from '../units.ts';
 import { BatchBuilder, type SealedBytes } from './batch-builder.ts';
 import { type LogLimits, limitsOf, MIN_RING_BYTES } from './limits.ts';
 import {
@@ -27,11 +29,12 @@ import {
   type LogRecord,
   MAX_ZEROES_BYTES,
   RECORD_HEADER_BYTES,
-  sectorsOf,
 } from './record.ts';
-import { type RecoveredLog, readLog } from './recovery.ts';
+import { type RecoveredLog, readLog, rewriteEnd } from './recovery.ts';
 import { PAGE_SECTORS, pageAligned, Ring } from './ring.ts';
+import { LogRoom } from './room.ts';
 import { Superblocks } from './superblock.ts';
+import { LogSyncs } from './syncs.ts';
 import { LogTail } from './tail.ts';
 import { WriteAhead } from './write-ahead.ts';
 
@@ -39,40 +42,26 @@ import { WriteAhead } from './write-ahead.ts';
 export const MIN_LOG_BYTES = MIN_RING_BYTES;
 
 const PAGE_BYTES = PAGE_SECTORS * LOG_SECTOR_BYTES;
-/** A sync begins by itself when so much is not durable, in bytes, and in any case after so long (rule L9). */
-const SYNC_BYTES = 1 * MIB;
-const SYNC_DELAY_MS = 5;
-/** Written again at once when a log is opened: 1 MiB. */
-const REWRITE_SECTORS = sectorsOf(1 * MIB);
-/** Between two looks at a disk that holds up writers. */
-const PACE_DELAY_MS = 5;
 
 export class Log {
   readonly #disk: Disk;
-  readonly #clock: Clock;
   readonly #ring: Ring;
   readonly #tail: LogTail;
   readonly #builder: BatchBuilder;
   readonly #limits: LogLimits;
   readonly #ahead: WriteAhead | undefined;
+  readonly #syncs: LogSyncs;
+  readonly #room: LogRoom;
   readonly generation: number;
   /** Payload of a write record at most, in bytes: `MAX_RECORD_BYTES`, or what a small ring takes. A multiple of 4096. */
   readonly maxRecordBytes: number;
 
-  #durableLsn: Lsn;
   #writtenLsn: Lsn;
   #endLsn: Lsn;
   #allocated: boolean;
 
   readonly #superblockRun = new SharedRun(() => this.#writeSuperblock());
-  readonly #syncRun = new SharedRun(() => this.#syncNow());
-  #syncing = false;
-  /** Something but the ring was written: the next sync may not be left out. */
-  #unsyncedSuperblock = false;
-  #timer: Timer | undefined;
-  #roomWanted = false;
   #full = false;
-  #pacing = false;
   #allocating: Promise<void> | undefined;
   #closed = false;
   #closing: Promise<void> | undefined;
@@ -88,17 +77,24 @@ export class Log {
   private constructor(disk: Disk, clock: Clock, recovered: RecoveredLog, firstLsn: Lsn | undefined) {
     const { superblocks, state, endCrc } = recovered;
     this.#disk = disk;
-    this.#clock = clock;
     this.#ring = new Ring(disk, state.ringBytes);
     this.#tail = new LogTail(superblocks, this.#ring, state);
     this.#limits = limitsOf(state.ringBytes);
     this.#builder = new BatchBuilder(superblocks.identity, endCrc, this.#limits);
     this.generation = superblocks.identity.generation;
     this.maxRecordBytes = this.#limits.maxRecordBytes;
-    this.#durableLsn = state.endLsn;
     this.#writtenLsn = state.endLsn;
     this.#endLsn = state.endLsn;
     this.#allocated = state.allocated;
+    this.#room = new LogRoom(disk, clock, {
+      writeAndSync: () => this.#superblockRun.join(),
+      room: () => this.onRoom?.(),
+    });
+    this.#syncs = new LogSyncs(disk, clock, this, state.endLsn, {
+      durable: () => this.onDurable?.(),
+      ended: () => this.#room.tell(),
+      failed: (error) => this.#fail('a sync', error),
+    });
     if (firstLsn !== undefined) this.#ahead = new WriteAhead(this.#ring, firstLsn, state.endLsn);
   }
 
@@ -141,22 +137,9 @@ export class Log {
     return { log, batches: recovered.batches, warnings: recovered.warnings };
   }
 
-  /**
-   * Makes the end durable, and spoils what would be the first header after it (rule L5). What is beyond `durableLsn` is written again before: a sync
-   * of the process before this one may have failed, and the kernel then holds as clean what is not on the disk (rule L6).
-   */
+  /** Makes the end durable: what is beyond `durableLsn` may be in the page cache alone. */
   async #begin(durableLsn: Lsn): Promise<void> {
-    const endLsn = this.#endLsn;
-    // From a page boundary on, so that pages are written whole.
-    let lsn = Math.max(this.#tail.lsn, durableLsn - (durableLsn % PAGE_SECTORS));
-    while (lsn < endLsn) {
-      const sectors = Math.min(REWRITE_SECTORS, endLsn - lsn);
-      const bytes = Buffer.alloc(sectors * LOG_SECTOR_BYTES);
-      await this.#ring.read(lsn, 0, bytes, 0, bytes.length);
-      await this.#ring.write(lsn, bytes);
-      lsn += sectors;
-    }
-    await this.#ring.write(endLsn, Buffer.alloc(LOG_SECTOR_BYTES));
+    await rewriteEnd(this.#ring, this.#tail.lsn, durableLsn, this.#endLsn);
     await this.#superblockRun.join();
     this.#builder.setRun(this.#tail.run);
   }
@@ -167,7 +150,7 @@ export class Log {
 
   /** Below it everything is durable. */
   get durableLsn(): Lsn {
-    return this.#durableLsn;
+    return this.#syncs.durableLsn;
   }
 
   /** Below it everything is with the kernel. */
@@ -186,6 +169,11 @@ export class Log {
 
   get usedBytes(): number {
     return (this.#endLsn - this.#tail.lsn) * LOG_SECTOR_BYTES;
+  }
+
+  /** What appends may still take, without the reserve. */
+  get roomBytes(): number {
+    return this.capacityBytes - this.#limits.reserveSectors * LOG_SECTOR_BYTES - this.usedBytes;
   }
 
   /** Whether the last append found the ring full, but for the reserve. */
@@ -217,13 +205,7 @@ export class Log {
 
   async #allocateRing(): Promise<void> {
     assert(this.#tail.lsn === this.#endLsn, 'a ring without its space is empty');
-    try {
-      await this.#disk.zero(LOG_RING_OFFSET_BYTES, this.capacityBytes, false);
-    } catch (error) {
-      // On a full disk, what it took of the last space is missed by others.
-      await Promise.allSettled([this.#disk.punch(LOG_RING_OFFSET_BYTES, this.capacityBytes)]);
-      throw error;
-    }
+    await this.#ring.allocate();
     this.#tail.allocated();
     await this.#superblockRun.join();
     this.#builder.setRun(this.#tail.run);
@@ -273,19 +255,19 @@ export class Log {
     const endLsn = lsn + this.#builder.sectorsWith(recordBytes, joins);
     const { reserveSectors, maxUnsyncedSectors } = this.#limits;
     this.#full = !this.#hasRoom(endLsn, reserveSectors);
-    if (this.#full || endLsn - this.#durableLsn > maxUnsyncedSectors) {
+    if (this.#full || endLsn - this.#syncs.durableLsn > maxUnsyncedSectors) {
       this.#refuse();
       return false;
     }
     if (!this.#disk.mayWriteInline) {
       this.#refuse();
-      this.#regainPace();
+      this.#room.regainPace();
       return false;
     }
     if (joins) return true;
     this.writeOut();
     this.#builder.begin(this.#endLsn, recordBytes);
-    this.#armTimer();
+    this.#syncs.startLater();
     return true;
   }
 
@@ -303,8 +285,8 @@ export class Log {
 
   /** Room comes with a sync, or with what is applied after one. */
   #refuse(): void {
-    this.#roomWanted = true;
-    if (this.#endLsn > this.#durableLsn) this.#startSync();
+    this.#room.want();
+    if (this.#endLsn > this.#syncs.durableLsn) this.#syncs.start();
   }
 
   /**
@@ -322,10 +304,10 @@ export class Log {
       return undefined;
     }
     // Written in one go, with no sync between its parts: see `sealControl`.
-    this.#putNow(lsn, this.#builder.sealControl(lsn, payload, this.#durableLsn));
+    this.#putNow(lsn, this.#builder.sealControl(lsn, payload, this.#syncs.durableLsn));
     this.#endLsn = endLsn;
     this.#written(endLsn);
-    this.#armTimer();
+    this.#syncs.startLater();
     return new LogBatch(lsn, endLsn, payload);
   }
 
@@ -337,7 +319,7 @@ export class Log {
     if (this.#failure !== undefined) throw this.#failure;
     const { open } = this.#builder;
     if (open === undefined) return;
-    this.#putNow(open.lsn, this.#builder.seal(this.#durableLsn));
+    this.#putNow(open.lsn, this.#builder.seal(this.#syncs.durableLsn));
     this.#writeAhead(open.endLsn);
     this.#written(open.endLsn);
   }
@@ -352,7 +334,7 @@ export class Log {
 
   #writeAhead(endLsn: Lsn): void {
     try {
-      this.#ahead?.reached(endLsn, this.#durableLsn);
+      this.#ahead?.reached(endLsn, this.#syncs.durableLsn);
     } catch (error) {
       throw this.#fail('a write', error);
     }
@@ -360,61 +342,12 @@ export class Log {
 
   #written(endLsn: Lsn): void {
     this.#writtenLsn = endLsn;
-    if ((endLsn - this.#durableLsn) * LOG_SECTOR_BYTES >= SYNC_BYTES) this.#startSync();
+    this.#syncs.wrote();
   }
 
   /** Everything appended before the call is durable when the promise resolves: one sync for all that wait. Rejects with `failure`. */
   sync(): Promise<void> {
-    return this.#syncRun.join();
-  }
-
-  async #syncNow(): Promise<void> {
-    this.#syncing = true;
-    try {
-      await this.#syncWritten();
-    } finally {
-      this.#syncing = false;
-    }
-    this.#tellRoom();
-    if ((this.#writtenLsn - this.#durableLsn) * LOG_SECTOR_BYTES >= SYNC_BYTES) this.#startSync();
-    else if (this.#endLsn > this.#durableLsn) this.#armTimer();
-  }
-
-  async #syncWritten(): Promise<void> {
-    this.writeOut();
-    const writtenLsn = this.#writtenLsn;
-    if (writtenLsn === this.#durableLsn && !this.#unsyncedSuperblock) return;
-    this.#unsyncedSuperblock = false;
-    try {
-      await this.#disk.sync();
-    } catch (error) {
-      throw this.#fail('a sync', error);
-    }
-    // A write that failed meanwhile may have been in pages that the sync passed over.
-    if (this.#failure !== undefined) throw this.#failure;
-    if (writtenLsn === this.#durableLsn) return;
-    this.#durableLsn = writtenLsn;
-    this.onDurable?.();
-  }
-
-  /** Rule L9: unasked. A failure is told by `onFailure`. */
-  #startSync(): void {
-    if (this.#syncing || this.#failure !== undefined || this.#closed) return;
-    this.#syncRun.join().catch(() => {});
-  }
-
-  #armTimer(): void {
-    if (this.#closed) return;
-    this.#timer ??= this.#clock.after(SYNC_DELAY_MS, () => {
-      this.#timer = undefined;
-      if (this.#endLsn > this.#durableLsn) this.#startSync();
-    });
-  }
-
-  #tellRoom(): void {
-    if (!this.#roomWanted) return;
-    this.#roomWanted = false;
-    this.onRoom?.();
+    return this.#syncs.join();
   }
 
   /** Reads bytes of a batch back from the ring, from `start` of the batch on. For batches that are written out, at or above `tailLsn`. */
@@ -441,7 +374,7 @@ export class Log {
    * a batch begins, and durable. Rejects with code `disk`; then nothing is freed.
    */
   async free(upTo: Lsn): Promise<void> {
-    assert(upTo <= this.#durableLsn, 'what is freed is durable');
+    assert(upTo <= this.#syncs.durableLsn, 'what is freed is durable');
     if (upTo <= this.#tail.lsn) return;
     this.#tail.free(upTo);
     await this.#superblockRun.join();
@@ -451,36 +384,11 @@ export class Log {
     if (this.#failure !== undefined) throw this.#failure;
     await this.#tail.prepare(this.#writtenLsn, this.#builder.crc);
     try {
-      await this.#tail.write(this.#durableLsn, () => {
-        this.#unsyncedSuperblock = true;
-        return this.sync();
-      });
+      await this.#tail.write(this.#syncs.durableLsn, () => this.#syncs.withSuperblock());
     } catch (error) {
       throw this.#fail('a write of its superblock', error);
     }
-    this.#tellRoom();
-  }
-
-  /** Asks the disk until it takes writes inline again: a quick write on the pool, and a sync, end a hold-up. */
-  #regainPace(): void {
-    if (this.#pacing) return;
-    this.#pacing = true;
-    this.#paceRounds()
-      .catch(() => {})
-      .finally(() => {
-        this.#pacing = false;
-        this.#tellRoom();
-      });
-  }
-
-  async #paceRounds(): Promise<void> {
-    while (!this.#disk.mayWriteInline && !this.#closed) {
-      await this.#superblockRun.join();
-      if (this.#disk.mayWriteInline) return;
-      await new Promise<void>((resolve) => {
-        this.#clock.after(PACE_DELAY_MS, resolve);
-      });
-    }
+    this.#room.tell();
   }
 
   /** Rule L6: nothing is appended after that, and no sync is tried again. */
@@ -490,7 +398,7 @@ export class Log {
     const errno = errnoOf(cause) ?? 'EIO';
     const message = `the log: ${what} failed (${errno}), so that nothing more is written: mend its disk, then start again`;
     this.#failure = new EngineError('disk', message, { errno, cause });
-    this.#timer?.cancel();
+    this.#syncs.stop();
     this.onFailure?.(this.#failure);
     return this.#failure;
   }
@@ -507,7 +415,8 @@ export class Log {
   async #closeNow(): Promise<void> {
     const failedBefore = this.#failure !== undefined;
     this.#closed = true;
-    this.#timer?.cancel();
+    this.#syncs.stop();
+    this.#room.stop();
     // Each waits for the run that is under way, also where it then rejects because the log has failed.
     await Promise.allSettled([this.#allocating]);
     await Promise.allSettled([this.sync()]);

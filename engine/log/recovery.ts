@@ -1,11 +1,14 @@
 import type { Disk } from '../disk/disk.ts';
 import { EngineError } from '../errors.ts';
-import { LOG_SECTOR_BYTES, type Lsn } from '../units.ts';
+import { LOG_SECTOR_BYTES, type Lsn, MIB } from '../units.ts';
 import { limitsOf } from './limits.ts';
-import { HeaderReader, type LogBatch } from './record.ts';
-import { Ring } from './ring.ts';
+import { HeaderReader, type LogBatch, sectorsOf } from './record.ts';
+import { PAGE_SECTORS, Ring } from './ring.ts';
 import { durableBeyond, type ScanFrom, type ScanResult, scan } from './scan.ts';
 import { type LogState, Superblocks } from './superblock.ts';
+
+/** Written again at once when a log is opened: 1 MiB. */
+const REWRITE_SECTORS = sectorsOf(1 * MIB);
 
 export interface RecoveredLog {
   readonly superblocks: Superblocks;
@@ -42,6 +45,23 @@ export async function readLog(disk: Disk, groupId: string, checkpointLsn: Lsn): 
   const { batches, endLsn, endCrc } = found;
   const durableLsn = Math.max(state.endLsn, found.durableLsn);
   return { superblocks, state: { ...state, endLsn }, durableLsn, endCrc, batches, warnings };
+}
+
+/**
+ * Writes again what is beyond `durableLsn`, of the log from `tailLsn` to `endLsn`, and spoils what would be the first header after it (rule L5). A sync
+ * of the process before this one may have failed, and the kernel then holds as clean what is not on the disk (rule L6).
+ */
+export async function rewriteEnd(ring: Ring, tailLsn: Lsn, durableLsn: Lsn, endLsn: Lsn): Promise<void> {
+  // From a page boundary on, so that pages are written whole.
+  let lsn = Math.max(tailLsn, durableLsn - (durableLsn % PAGE_SECTORS));
+  while (lsn < endLsn) {
+    const sectors = Math.min(REWRITE_SECTORS, endLsn - lsn);
+    const bytes = Buffer.alloc(sectors * LOG_SECTOR_BYTES);
+    await ring.read(lsn, 0, bytes, 0, bytes.length);
+    await ring.write(lsn, bytes);
+    lsn += sectors;
+  }
+  await ring.write(endLsn, Buffer.alloc(LOG_SECTOR_BYTES));
 }
 
 /** Throws `corrupt` unless the log ends, and has its batches, where everything that is known says. */

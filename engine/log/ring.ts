@@ -28,6 +28,18 @@ export class Ring {
     return (lsn % this.sectors) * LOG_SECTOR_BYTES;
   }
 
+  /** Takes its space on the disk. Rejects with code `disk`. */
+  async allocate(): Promise<void> {
+    const ringBytes = this.sectors * LOG_SECTOR_BYTES;
+    try {
+      await this.#disk.zero(LOG_RING_OFFSET_BYTES, ringBytes, false);
+    } catch (error) {
+      // On a full disk, what it took of the last space is missed by others.
+      await Promise.allSettled([this.#disk.punch(LOG_RING_OFFSET_BYTES, ringBytes)]);
+      throw error;
+    }
+  }
+
   /** Into the page cache, now. No longer than the ring. */
   writeNow(lsn: Lsn, source: Buffer, sourceStart: number, lengthBytes: number): void {
     const place = this.#placeBytes(lsn);

@@ -9,6 +9,7 @@ import type { Disk } from '../disk/disk.ts';
 import { EngineError } from '../errors.ts';
 import type { GroupState, GroupVolume } from '../group-state.ts';
 import { MIB } from '../units.ts';
+import { FullNotice } from './full-notice.ts';
 import type { LogBatch, LogRecord } from './record.ts';
 
 /** Zeroes have no payload, but every region of theirs is looked at when they are applied. */
@@ -31,7 +32,7 @@ export class WritePath {
   #onDirectIdle: (() => void) | undefined;
   /** Writers that wait for room, first come first served. Bounded by the requests that connections may have in flight. */
   readonly #waiting: Waiter[] = [];
-  #full = false;
+  readonly #notice: FullNotice;
   #failure: EngineError | undefined;
   /** A batch has begun: the applier will come to it. */
   onBatch: (batch: LogBatch) => void = () => {};
@@ -46,6 +47,7 @@ export class WritePath {
   constructor(state: GroupState, mode: 'direct' | 'logged') {
     this.#state = state;
     this.#mode = mode;
+    this.#notice = new FullNotice(state);
     this.#payloadBytes = state.memoryBytes;
     state.log.onRoom = () => this.wake();
   }
@@ -66,12 +68,14 @@ export class WritePath {
   /** No write is taken from here on: neither logged, nor direct. */
   fail(error: EngineError): void {
     this.#failure ??= error;
+    this.#notice.stop();
     this.wake();
   }
 
   /** Those who wait are refused. */
   close(): void {
     this.#closing = true;
+    this.#notice.stop();
     this.wake();
   }
 
@@ -227,6 +231,11 @@ export class WritePath {
     }
   }
 
+  /** There may be more room in the log. */
+  freed(): void {
+    if (this.#waiting.length === 0) this.#notice.eased();
+  }
+
   /** The first of those who wait tries again; when it goes on, so does the next. */
   wake(): void {
     this.#waiting[0]?.resume();
@@ -236,15 +245,13 @@ export class WritePath {
   async #whenRoom(append: () => LogRecord | undefined): Promise<boolean> {
     const waiter: Waiter = { resume: () => {} };
     this.#waiting.push(waiter);
-    let appended = false;
     try {
       for (;;) {
         if (this.#waiting[0] === waiter) {
           this.#check();
           if (this.isDirect) return false;
-          appended = !this.#held && this.#append(append());
-          if (appended) return true;
-          this.#noteFull();
+          if (!this.#held && this.#append(append())) return true;
+          this.#notice.waits();
         }
         await new Promise<void>((resolve) => {
           waiter.resume = resolve;
@@ -253,7 +260,7 @@ export class WritePath {
     } finally {
       // Only the first leaves; what it found may be so for the next.
       this.#waiting.shift();
-      if (appended) this.#noteRoom();
+      this.freed();
       this.wake();
     }
   }
@@ -304,20 +311,6 @@ export class WritePath {
   shareMemory(mapBytes: number): void {
     const { memoryBytes } = this.#state;
     this.#payloadBytes = Math.max(memoryBytes / 4, memoryBytes - mapBytes);
-  }
-
-  #noteFull(): void {
-    const { log } = this.#state;
-    if (this.#full || !log.isFull) return;
-    this.#full = true;
-    const message = 'the log is full: writers wait until records are applied';
-    this.#state.emit({ type: 'log.full', message, data: { usedBytes: log.usedBytes } });
-  }
-
-  #noteRoom(): void {
-    if (!this.#full || this.#waiting.length > 0) return;
-    this.#full = false;
-    this.#state.emit({ type: 'log.room', message: 'the log has room again' });
   }
 
   #check(): void {

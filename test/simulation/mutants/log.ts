@@ -17,7 +17,10 @@ const DIRECT: readonly OperationName[] = [
 /** A group that logs, and what makes it forget. */
 const LOGGED: readonly OperationName[] = ['write', 'flush', 'snapshot', 'verify', 'settled', 'crash', 'idle'];
 
-const APPLIER = 'log/applier.ts';
+const UNIT_CHOICE = 'log/unit-choice.ts';
+const UNIT = 'log/unit.ts';
+const BARRIER = 'log/barrier.ts';
+const CHECKPOINTS = 'log/checkpoints.ts';
 
 /** In the first round of the ring zeroes are written ahead, over what a torn end has left there: it is no more than quicker. */
 const NOTHING_AHEAD = edit(
@@ -51,8 +54,8 @@ export const LOG_MUTANTS: readonly Mutant[] = [
     name: 'a batch is applied before it is durable',
     rule: 'L1',
     // Else what is logged is durable long before the applier comes to it.
-    setting: [edit(APPLIER, 'const PATIENCE_BYTES = 8 * MIB;', 'const PATIENCE_BYTES = 0;')],
-    edits: [edit(APPLIER, 'if (batch.lsn >= durableLsn) return', 'if (durableLsn < 0) return')],
+    setting: [edit(UNIT_CHOICE, 'const PATIENCE_BYTES = 8 * MIB;', 'const PATIENCE_BYTES = 0;')],
+    edits: [edit(UNIT_CHOICE, 'if (batch.lsn >= durableLsn) return', 'if (durableLsn < 0) return')],
     ops: LOGGED,
     prefer: { weights: { crash: 10 }, trouble: false },
     maxRuns: 5000,
@@ -144,7 +147,7 @@ export const LOG_MUTANTS: readonly Mutant[] = [
   {
     name: 'a control record passes what the volumes have not on disk',
     rule: 'L3',
-    edits: [edit(APPLIER, 'await this.#state.syncVolumes();\n    // What was lost', '// What was lost')],
+    edits: [edit(BARRIER, 'await state.syncVolumes();\n  // What was lost', '// What was lost')],
     ops: LOGGED,
     maxRuns: 5000,
   },
@@ -152,11 +155,7 @@ export const LOG_MUTANTS: readonly Mutant[] = [
     name: 'the checkpoint passes what the volumes have not on disk',
     rule: 'L3',
     edits: [
-      edit(
-        APPLIER,
-        'await this.#state.syncVolumes();\n    await this.#recordCheckpoint(',
-        'await this.#recordCheckpoint(',
-      ),
+      edit(CHECKPOINTS, 'await this.#state.syncVolumes();\n    await this.#record(', 'await this.#record('),
     ],
     ops: LOGGED,
     maxRuns: 5000,
@@ -179,11 +178,11 @@ export const LOG_MUTANTS: readonly Mutant[] = [
     rule: 'L4',
     edits: [
       edit(
-        'group.ts',
-        'await this.#state.lane(() => this.#applier.checkpoint());\n    };\n    const isEmpty',
-        '};\n    const isEmpty',
+        'log/direct-entry.ts',
+        'await state.lane(() => applier.checkpoint());\n  };\n  const isEmpty',
+        '};\n  const isEmpty',
       ),
-      edit('group.ts', '&& log.endLsn === this.#state.checkpointLsn;', ';'),
+      edit('log/direct-entry.ts', '&& state.log.endLsn === state.checkpointLsn;', ';'),
     ],
     ops: ['write', 'flush', 'snapshot', 'delete', 'verify', 'settled', 'crash'],
     maxRuns: 5000,
@@ -208,7 +207,7 @@ export const LOG_MUTANTS: readonly Mutant[] = [
     rule: 'L5',
     setting: [NOTHING_AHEAD],
     edits: [
-      edit('log/log.ts', 'await this.#ring.write(endLsn, Buffer.alloc(LOG_SECTOR_BYTES));', ''),
+      edit('log/recovery.ts', 'await ring.write(endLsn, Buffer.alloc(LOG_SECTOR_BYTES));', ''),
       edit('log/batch-builder.ts', 'this.#sealer.run = run;', 'void run;'),
     ],
     // What follows the torn end counts again once the very bytes that were torn are written anew.
@@ -238,7 +237,11 @@ export const LOG_MUTANTS: readonly Mutant[] = [
     name: 'what a failed sync of a volume lost is not applied again',
     rule: 'L6',
     edits: [
-      edit(APPLIER, 'state.onVolumeLost = () => this.#volumeLost();', 'state.onVolumeLost = () => {};'),
+      edit(
+        'log/applier.ts',
+        'state.onVolumeLost = () => this.#volumeLost();',
+        'state.onVolumeLost = () => {};',
+      ),
     ],
     ops: ['write', 'flush', 'snapshot', 'fault', 'verify', 'settled', 'crash', 'heal'],
     prefer: { trouble: true },
@@ -249,8 +252,8 @@ export const LOG_MUTANTS: readonly Mutant[] = [
     rule: 'L6',
     edits: [
       edit(
-        'log/log.ts',
-        "throw this.#fail('a sync', error);",
+        'log/syncs.ts',
+        'throw this.#hooks.failed(error);',
         'this.#disk.forgive();\n      return await this.#syncWritten();',
       ),
     ],
@@ -261,7 +264,7 @@ export const LOG_MUTANTS: readonly Mutant[] = [
   {
     name: 'a control record passes a sync that failed meanwhile',
     rule: 'L6',
-    edits: [edit(APPLIER, 'if (losses !== this.#state.volumeLosses) return;', 'void losses;')],
+    edits: [edit(BARRIER, 'if (losses !== state.volumeLosses) return;', 'void losses;')],
     ops: ['write', 'flush', 'snapshot', 'delete', 'fault', 'verify', 'idle', 'settled', 'crash', 'heal'],
     prefer: {
       trouble: true,
@@ -273,7 +276,7 @@ export const LOG_MUTANTS: readonly Mutant[] = [
   {
     name: 'a checkpoint passes a sync that failed meanwhile',
     rule: 'L6',
-    edits: [edit(APPLIER, 'if (losses !== this.#state.volumeLosses ||', 'if (losses < 0 ||')],
+    edits: [edit(CHECKPOINTS, 'if (losses !== this.#state.volumeLosses ||', 'if (losses < 0 ||')],
     ops: ['write', 'flush', 'snapshot', 'fault', 'verify', 'idle', 'settled', 'crash', 'heal'],
     prefer: {
       trouble: true,
@@ -355,7 +358,7 @@ export const LOG_MUTANTS: readonly Mutant[] = [
   {
     name: 'the log is never synced unasked',
     rule: 'L9',
-    edits: [edit('log/log.ts', 'if (this.#endLsn > this.#durableLsn) this.#startSync();\n    });', '});')],
+    edits: [edit('log/syncs.ts', 'if (this.#isBehind()) this.start();\n    });', '});')],
     ops: ['write', 'snapshot', 'idle', 'settled'],
     maxRuns: 1000,
   },
@@ -364,9 +367,9 @@ export const LOG_MUTANTS: readonly Mutant[] = [
     rule: 'L10',
     edits: [
       edit(
-        APPLIER,
-        'await this.#state.writeRecord(batch.endLsn);',
-        'await this.#state.writeRecord(this.#state.checkpointLsn);\n      await this.#state.writeRecord(batch.endLsn);',
+        BARRIER,
+        'await state.writeRecord(batch.endLsn);',
+        'await state.writeRecord(state.checkpointLsn);\n    await state.writeRecord(batch.endLsn);',
       ),
     ],
     ops: ['write', 'snapshot', 'restore', 'refresh', 'delete', 'crash', 'verify'],
@@ -377,11 +380,11 @@ export const LOG_MUTANTS: readonly Mutant[] = [
     name: 'a unit leaves the pending index before it is written',
     rule: 'L10',
     edits: [
-      edit(APPLIER, 'this.#leavePending(unit);', ''),
+      edit(UNIT, 'queue.unitApplied(unit);', ''),
       edit(
-        APPLIER,
-        'const pieces = await this.#load(unit);\n',
-        'const pieces = await this.#load(unit);\n    this.#leavePending(unit);\n',
+        UNIT,
+        'const pieces = await load(state, unit);\n',
+        'const pieces = await load(state, unit);\n    queue.unitApplied(unit);\n',
       ),
     ],
     ops: ['write', 'read', 'snapshot', 'snapshot-read', 'verify', 'flush', 'idle'],
@@ -406,7 +409,7 @@ export const LOG_MUTANTS: readonly Mutant[] = [
     rule: 'L11',
     edits: [
       edit(
-        APPLIER,
+        UNIT,
         'if (mayPunch) await volume.disk.punch(offsetBytes, lengthBytes);',
         'if (mayPunch) return true;',
       ),
@@ -417,7 +420,11 @@ export const LOG_MUTANTS: readonly Mutant[] = [
     name: 'a full log drops a write',
     rule: 'L12',
     edits: [
-      edit('log/write-path.ts', 'this.#noteFull();\n        }', 'if (!this.#held) return true;\n        }'),
+      edit(
+        'log/write-path.ts',
+        'this.#notice.waits();\n        }',
+        'if (!this.#held) return true;\n        }',
+      ),
     ],
     ops: ['write', 'read', 'snapshot', 'verify'],
     maxRuns: 2000,

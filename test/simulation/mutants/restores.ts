@@ -97,9 +97,7 @@ export const RESTORE_MUTANTS: readonly Mutant[] = [
   {
     name: 'what is written over a region still to come is not materialised first',
     rule: 'T2',
-    edits: [
-      edit('log/applier.ts', 'await bringForward(this.#state, volume, regions);', 'void bringForward;'),
-    ],
+    edits: [edit('log/unit.ts', 'await bringForward(state, volume, regions);', 'void bringForward;')],
     ops: RESTORES,
     prefer: { weights: { restore: 10 }, trouble: false },
     maxRuns: 5000,
@@ -159,7 +157,7 @@ export const RESTORE_MUTANTS: readonly Mutant[] = [
     // Where a store is concerned, whoever reads looks again and finds the copy; what is read from the log is read once.
     name: 'space of the log is freed while somebody reads there',
     rule: 'T3',
-    edits: [edit('log/applier.ts', 'await readers.drained();\n    await log.free', 'await log.free')],
+    edits: [edit('log/freeing.ts', 'await readers.drained();\n    await log.free', 'await log.free')],
     ops: ['write', 'snapshot', 'read', 'verify', 'crash', 'snapshot-read', 'idle'],
     prefer: {
       plan: {
@@ -180,7 +178,7 @@ export const RESTORE_MUTANTS: readonly Mutant[] = [
     edits: [
       edit(
         'snapshots.ts',
-        'for (const volume of this.#state.volumes) await this.#deviceOf(snapshot, volume).flush();',
+        'for (const volume of this.#state.volumes) await this.#devices.of(snapshot, volume).flush();',
         '',
       ),
     ],

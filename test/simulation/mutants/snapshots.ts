@@ -8,7 +8,7 @@ export const SNAPSHOT_MUTANTS: readonly Mutant[] = [
   {
     name: 'nothing is preserved',
     rule: 'S1',
-    edits: [edit('log/applier.ts', 'await preserve(this.#state, volume, regions);', 'void preserve;')],
+    edits: [edit('log/unit.ts', 'await preserve(state, volume, regions);', 'void preserve;')],
     maxRuns: 1000,
   },
   {
@@ -192,8 +192,8 @@ export const SNAPSHOT_MUTANTS: readonly Mutant[] = [
     rule: 'S6',
     edits: [
       edit(
-        'log/applier.ts',
-        'for (const snapshot of this.#state.detached) snapshot.noteChanged(volume.index, regions);',
+        'log/unit.ts',
+        'for (const snapshot of state.detached) snapshot.noteChanged(volume.index, regions);',
         '',
       ),
     ],

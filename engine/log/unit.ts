@@ -1,0 +1,115 @@
+/**
+ * Applies a unit: batches that were chosen together (`unit-choice.ts`), all of them durable in the log. In the lane, in these steps:
+ *
+ *   1. payload that is not in memory any more is read back from the ring;
+ *   2. regions that a restore still has to bring are materialised (T2);
+ *   3. what the unit overwrites is preserved for the newest snapshot, durably (S1);
+ *   4. regions are marked: as changed for detached snapshots, and as written;
+ *   5. the volumes are written, in their own order;
+ *   6. the unit leaves the pending index: readers find it in the volumes from here on.
+ */
+import type { GroupState, GroupVolume } from '../group-state.ts';
+import { bringForward } from '../snapshot/materialise.ts';
+import { preserve } from '../snapshot/preserve.ts';
+import { LOG_SECTOR_BYTES, type RegionIndex } from '../units.ts';
+import type { ApplierQueue } from './applier-queue.ts';
+import type { LogBatch, LogRecord } from './record.ts';
+import { inVolumeOrder, type Piece } from './unit-order.ts';
+
+/** Inline writes between two turns for everybody else. */
+const WRITES_PER_TURN = 64;
+
+export async function applyUnit(
+  state: GroupState,
+  queue: ApplierQueue,
+  unit: readonly LogBatch[],
+): Promise<void> {
+  // It reads payloads like any reader: their memory is not used again before it has ended.
+  const epoch = state.readers.begin();
+  try {
+    const pieces = await load(state, unit);
+    for (const volume of state.volumes) {
+      const own = pieces.filter((piece) => piece.record.volumeIndex === volume.index);
+      if (own.length > 0) await applyTo(state, volume, own);
+    }
+    queue.unitApplied(unit);
+  } finally {
+    state.readers.end(epoch);
+  }
+}
+
+/** The records with their payloads, from memory or, where that was given back, from the log. */
+async function load(state: GroupState, unit: readonly LogBatch[]): Promise<Piece[]> {
+  const pieces: Piece[] = [];
+  for (const batch of unit) {
+    let { bytes } = batch;
+    if (bytes === undefined) {
+      bytes = Buffer.allocUnsafe((batch.endLsn - batch.lsn) * LOG_SECTOR_BYTES);
+      await state.log.readPayload(batch, 0, bytes, 0, bytes.length);
+    }
+    for (const record of batch.records) pieces.push({ record, bytes });
+  }
+  return pieces;
+}
+
+async function applyTo(state: GroupState, volume: GroupVolume, pieces: readonly Piece[]): Promise<void> {
+  const regions = regionsOf(state, pieces);
+  await bringForward(state, volume, regions);
+  await preserve(state, volume, regions);
+  for (const snapshot of state.detached) snapshot.noteChanged(volume.index, regions);
+  await writeAll(state, volume, pieces);
+}
+
+function regionsOf({ regionBytes }: GroupState, pieces: readonly Piece[]): RegionIndex[] {
+  const regions = new Set<RegionIndex>();
+  for (const { record } of pieces) {
+    const last = Math.floor((record.offsetBytes + record.lengthBytes - 1) / regionBytes);
+    for (let region = Math.floor(record.offsetBytes / regionBytes); region <= last; region++)
+      regions.add(region);
+  }
+  return [...regions].sort((a, b) => a - b);
+}
+
+async function writeAll(state: GroupState, volume: GroupVolume, pieces: readonly Piece[]): Promise<void> {
+  volume.unsynced = true;
+  let inline = 0;
+  for (const piece of inVolumeOrder(pieces)) {
+    const waited = await write(state, volume, piece);
+    inline = waited ? 0 : inline + 1;
+    if (inline % WRITES_PER_TURN === WRITES_PER_TURN - 1) await state.clock.turn();
+  }
+}
+
+/** Returns whether it waited. */
+function write(state: GroupState, volume: GroupVolume, { record, bytes }: Piece): boolean | Promise<boolean> {
+  const { offsetBytes, lengthBytes, dataStart } = record;
+  if (record.zeroes) return zero(volume, record);
+  const { regionBytes } = state;
+  const first = Math.floor(offsetBytes / regionBytes);
+  const end = Math.floor((offsetBytes + lengthBytes - 1) / regionBytes) + 1;
+  if (volume.map.tryMark(first, end) && volume.disk.tryWrite(bytes, dataStart, lengthBytes, offsetBytes))
+    return false;
+  return writeSlowly(state, volume, { record, bytes }, first, end);
+}
+
+async function writeSlowly(
+  state: GroupState,
+  volume: GroupVolume,
+  { record, bytes }: Piece,
+  first: RegionIndex,
+  end: RegionIndex,
+): Promise<boolean> {
+  await state.markWritten(volume, first, end);
+  await volume.disk.write(bytes, record.dataStart, record.lengthBytes, record.offsetBytes);
+  return true;
+}
+
+/** Zeroes mark no region as written: a blank one stays blank. */
+async function zero(
+  volume: GroupVolume,
+  { offsetBytes, lengthBytes, mayPunch }: LogRecord,
+): Promise<boolean> {
+  if (mayPunch) await volume.disk.punch(offsetBytes, lengthBytes);
+  else await volume.disk.zero(offsetBytes, lengthBytes, false);
+  return true;
+}
