@@ -97,3 +97,12 @@ t.test('L6: close tells of what could not be made durable while it closed, and c
   await closed;
   t.same(bench.folder.openNames, []);
 });
+
+t.test('L6: what was told before is not told again by close', async (t) => {
+  const bench = await GroupBench.make({ regions: 4, volumes: ['v', 'w'] });
+  await bench.write(0, 1, 4);
+  bench.watch((operation, name) => (operation === 'sync' && name.endsWith('v.img') ? 'EIO' : undefined));
+  await t.rejects(bench.volume().flush(), { code: 'unavailable', errno: 'EIO' });
+  await bench.group.close();
+  t.same(bench.folder.openNames, []);
+});

@@ -260,6 +260,33 @@ t.test('T3: a write to a region of the source that is still to come materialises
   }
 });
 
+t.test('T3: a source that was detached is not what it left in the chain, also after a restart', async (t) => {
+  const bench = await GroupBench.make({ regions: 4, ...slow });
+  await bench.write(0, 1, 4);
+  await bench.group.createSnapshot('older');
+  await bench.group.createSnapshot('s');
+  await bench.write(0, 2);
+  await bench.group.settled();
+  // What it preserved stays in the chain: the older one cannot have it.
+  bench.watch((operation, name) =>
+    operation === 'create' && name.endsWith('.preserved') ? 'EIO' : undefined,
+  );
+  await bench.group.detachSnapshot('s');
+  await bench.pass(100);
+  t.equal(bench.group.snapshots[1]?.state, 'detached');
+  await bench.write(3, 7, 1, bench.snapshot('s'));
+  await bench.group.restore('s');
+  await bench.pass(100);
+  const images = { older: [1, 1, 1, 1], s: [1, 1, 1, 7], head: [1, 1, 1, 7] };
+  await look(t, bench, images, 'restored');
+  t.equal(bench.durableRecord().nodes.filter(({ kind }) => kind === 'restore').length, 1);
+  await bench.crash();
+  await look(t, bench, images, 'restarted');
+  await bench.pass(60);
+  await copyAll(bench);
+  await look(t, bench, images, 'complete');
+});
+
 t.test('T3: space is freed when those who were sent there have ended', async (t) => {
   const bench = await GroupBench.make({ regions: 4 });
   await bench.write(0, 1, 4);
