@@ -13,6 +13,7 @@
 import * as fs from 'node:fs';
 import { promisify } from 'node:util';
 import { assert, EngineError } from '../errors.ts';
+import { InFlight } from '../in-flight.ts';
 import { MIB } from '../units.ts';
 import type { Disk, DiskExtent } from './disk.ts';
 import { createError, diskError, explainErrno, inUse, openError } from './disk-error.ts';
@@ -68,9 +69,8 @@ export class FileDisk implements Disk {
   readonly #inTurn = turnstile(1);
   /** Pieces of zeroing under way. */
   #longCalls = 0;
-  #inFlight = 0;
+  readonly #inFlight = new InFlight();
   #closing: Promise<void> | undefined;
-  #onIdle: (() => void) | undefined;
 
   private constructor(
     path: string,
@@ -173,7 +173,7 @@ export class FileDisk implements Disk {
 
   async read(target: Buffer, targetStart: number, lengthBytes: number, offsetBytes: number): Promise<void> {
     this.#check(offsetBytes, lengthBytes);
-    await this.#track(this.#readAll(target, targetStart, lengthBytes, offsetBytes));
+    await this.#inFlight.track(this.#readAll(target, targetStart, lengthBytes, offsetBytes));
   }
 
   async #readAll(
@@ -258,7 +258,7 @@ export class FileDisk implements Disk {
 
   async write(source: Buffer, sourceStart: number, lengthBytes: number, offsetBytes: number): Promise<void> {
     this.#checkWritable(offsetBytes, lengthBytes);
-    await this.#track(this.#writeAll(source, sourceStart, lengthBytes, offsetBytes));
+    await this.#inFlight.track(this.#writeAll(source, sourceStart, lengthBytes, offsetBytes));
   }
 
   async #writeAll(
@@ -316,7 +316,7 @@ export class FileDisk implements Disk {
 
   sync(): Promise<void> {
     this.#check(0, 0);
-    return this.#track(this.#commit.commit());
+    return this.#inFlight.track(this.#commit.commit());
   }
 
   forgive(): void {
@@ -345,7 +345,7 @@ export class FileDisk implements Disk {
 
   async #makeZero(mode: number, offsetBytes: number, lengthBytes: number, fast: boolean): Promise<void> {
     this.#checkWritable(offsetBytes, lengthBytes);
-    await this.#track(this.#zeroAll(mode, offsetBytes, lengthBytes, fast));
+    await this.#inFlight.track(this.#zeroAll(mode, offsetBytes, lengthBytes, fast));
   }
 
   /** Devices take whole blocks only, so their edges are written. */
@@ -399,7 +399,7 @@ export class FileDisk implements Disk {
 
   async prefetch(offsetBytes: number, lengthBytes: number): Promise<void> {
     this.#check(offsetBytes, lengthBytes);
-    if (lengthBytes > 0) await this.#track(prefetchRange(this.#fd, offsetBytes, lengthBytes));
+    if (lengthBytes > 0) await this.#inFlight.track(prefetchRange(this.#fd, offsetBytes, lengthBytes));
   }
 
   async extents(offsetBytes: number, lengthBytes: number, maxExtents: number): Promise<DiskExtent[]> {
@@ -408,7 +408,7 @@ export class FileDisk implements Disk {
     if (lengthBytes === 0) return [];
     const data = [{ lengthBytes, hole: false, zero: false }];
     if (this.device) return data;
-    return (await this.#track(this.#fileExtents(offsetBytes, lengthBytes, maxExtents))) ?? data;
+    return (await this.#inFlight.track(this.#fileExtents(offsetBytes, lengthBytes, maxExtents))) ?? data;
   }
 
   async #fileExtents(
@@ -429,10 +429,7 @@ export class FileDisk implements Disk {
   }
 
   async #closeWhenIdle(): Promise<void> {
-    if (this.#inFlight > 0)
-      await new Promise<void>((resolve) => {
-        this.#onIdle = resolve;
-      });
+    await this.#inFlight.idle();
     await closeFile(this.#fd);
   }
 
@@ -447,15 +444,5 @@ export class FileDisk implements Disk {
   #checkWritable(offsetBytes: number, lengthBytes: number): void {
     this.#check(offsetBytes, lengthBytes);
     assert(!this.#readOnly, 'the disk is open for writing');
-  }
-
-  async #track<T>(work: Promise<T>): Promise<T> {
-    this.#inFlight++;
-    try {
-      return await work;
-    } finally {
-      this.#inFlight--;
-      if (this.#inFlight === 0) this.#onIdle?.();
-    }
   }
 }
