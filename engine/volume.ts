@@ -2,6 +2,7 @@ import type { BlockDevice, ZeroOptions } from './block-device.ts';
 import type { Disk, DiskExtent } from './disk/disk.ts';
 import { assert, EngineError } from './errors.ts';
 import type { GroupState, GroupVolume } from './group-state.ts';
+import { InFlight } from './in-flight.ts';
 import type { WritePath } from './log/write-path.ts';
 import type { RegionMapView } from './map/region-map.ts';
 import { MIB } from './units.ts';
@@ -37,8 +38,7 @@ export class Volume implements BlockDevice {
   /** What writes and flushes are refused with, after a direct write could not be made durable. */
   #refusal: EngineError | undefined;
   #closing: Promise<void> | undefined;
-  #inFlight = 0;
-  #onIdle: (() => void) | undefined;
+  readonly #inFlight = new InFlight();
   readonly #failureListeners: ((reason: string) => void)[] = [];
 
   constructor(state: GroupState, volume: GroupVolume, path: WritePath, readOnly: boolean) {
@@ -83,7 +83,9 @@ export class Volume implements BlockDevice {
   async read(target: Buffer, targetStart: number, lengthBytes: number, offsetBytes: number): Promise<void> {
     this.#checkRange(offsetBytes, lengthBytes);
     const { reader } = this.#state;
-    await this.#track(reader.read(this.#volume, undefined, target, targetStart, lengthBytes, offsetBytes));
+    await this.#inFlight.track(
+      reader.read(this.#volume, undefined, target, targetStart, lengthBytes, offsetBytes),
+    );
   }
 
   tryWrite(source: Buffer, sourceStart: number, lengthBytes: number, offsetBytes: number): boolean {
@@ -102,7 +104,7 @@ export class Volume implements BlockDevice {
 
   async write(source: Buffer, sourceStart: number, lengthBytes: number, offsetBytes: number): Promise<void> {
     this.#checkWritable(offsetBytes, lengthBytes);
-    await this.#track(this.#write(source, sourceStart, lengthBytes, offsetBytes));
+    await this.#inFlight.track(this.#write(source, sourceStart, lengthBytes, offsetBytes));
   }
 
   async #write(source: Buffer, sourceStart: number, lengthBytes: number, offsetBytes: number): Promise<void> {
@@ -125,7 +127,7 @@ export class Volume implements BlockDevice {
   /** Makes durable whatever was acknowledged before the call, on any connection. */
   async flush(): Promise<void> {
     this.#checkWritable(0, 0);
-    await this.#track(this.#flush());
+    await this.#inFlight.track(this.#flush());
   }
 
   async #flush(): Promise<void> {
@@ -143,13 +145,13 @@ export class Volume implements BlockDevice {
    */
   async trim(offsetBytes: number, lengthBytes: number): Promise<void> {
     this.#checkWritable(offsetBytes, lengthBytes);
-    await this.#track(this.#zero(offsetBytes, lengthBytes, { mayPunch: true, fast: false }));
+    await this.#inFlight.track(this.#zero(offsetBytes, lengthBytes, { mayPunch: true, fast: false }));
   }
 
   /** `mayPunch`, `fast`: see `ZeroOptions`. It marks no more than a trim does. What is logged is zeroed fast: it costs a record. */
   async writeZeroes(offsetBytes: number, lengthBytes: number, options: ZeroOptions): Promise<void> {
     this.#checkWritable(offsetBytes, lengthBytes);
-    await this.#track(this.#zero(offsetBytes, lengthBytes, options));
+    await this.#inFlight.track(this.#zero(offsetBytes, lengthBytes, options));
   }
 
   /**
@@ -178,27 +180,22 @@ export class Volume implements BlockDevice {
   /** Asks for the range to be in the cache soon. Advisory. */
   async prefetch(offsetBytes: number, lengthBytes: number): Promise<void> {
     this.#checkRange(offsetBytes, lengthBytes);
-    await this.#track(this.#disk.prefetch(offsetBytes, lengthBytes));
+    await this.#inFlight.track(this.#disk.prefetch(offsetBytes, lengthBytes));
   }
 
   /** Extents from the start of the range, as `Disk.extents`: they may end before the range does. */
   async allocation(offsetBytes: number, lengthBytes: number, maxExtents: number): Promise<DiskExtent[]> {
     this.#checkRange(offsetBytes, lengthBytes);
     const { reader } = this.#state;
-    return await this.#track(reader.extents(this.#volume, undefined, offsetBytes, lengthBytes, maxExtents));
+    return await this.#inFlight.track(
+      reader.extents(this.#volume, undefined, offsetBytes, lengthBytes, maxExtents),
+    );
   }
 
   /** Refuses what comes, and resolves when what is under way has ended. The group closes the rest. */
   close(): Promise<void> {
-    this.#closing ??= this.#whenIdle();
+    this.#closing ??= this.#inFlight.idle();
     return this.#closing;
-  }
-
-  async #whenIdle(): Promise<void> {
-    if (this.#inFlight > 0)
-      await new Promise<void>((resolve) => {
-        this.#onIdle = resolve;
-      });
   }
 
   /** Marks the regions of a range, and then does `work`. */
@@ -232,15 +229,5 @@ export class Volume implements BlockDevice {
     this.#checkRange(offsetBytes, lengthBytes);
     if (this.#refusal !== undefined) throw this.#refusal;
     if (this.#path.failure !== undefined) throw this.#path.failure;
-  }
-
-  async #track<T>(work: Promise<T>): Promise<T> {
-    this.#inFlight++;
-    try {
-      return await work;
-    } finally {
-      this.#inFlight--;
-      if (this.#inFlight === 0) this.#onIdle?.();
-    }
   }
 }

@@ -15,6 +15,7 @@
 import * as fs from 'node:fs';
 import { promisify } from 'node:util';
 import { assert, EngineError } from '../errors.ts';
+import { InFlight } from '../in-flight.ts';
 import { MIB } from '../units.ts';
 import type { Disk, DiskExtent } from './disk.ts';
 import { diskError } from './disk-error.ts';
@@ -48,9 +49,8 @@ export class FileDisk implements Disk {
   /** Given up for good at the first EOPNOTSUPP. */
   #noWait = true;
   readonly #zeroing: Zeroing;
-  #inFlight = 0;
+  readonly #inFlight = new InFlight();
   #closing: Promise<void> | undefined;
-  #onIdle: (() => void) | undefined;
 
   private constructor(file: OpenedFile) {
     const { path, fd } = file;
@@ -110,7 +110,7 @@ export class FileDisk implements Disk {
 
   async read(target: Buffer, targetStart: number, lengthBytes: number, offsetBytes: number): Promise<void> {
     this.#check(offsetBytes, lengthBytes);
-    await this.#track(this.#readAll(target, targetStart, lengthBytes, offsetBytes));
+    await this.#inFlight.track(this.#readAll(target, targetStart, lengthBytes, offsetBytes));
   }
 
   async #readAll(
@@ -195,7 +195,7 @@ export class FileDisk implements Disk {
 
   async write(source: Buffer, sourceStart: number, lengthBytes: number, offsetBytes: number): Promise<void> {
     this.#checkWritable(offsetBytes, lengthBytes);
-    await this.#track(this.#writeAll(source, sourceStart, lengthBytes, offsetBytes));
+    await this.#inFlight.track(this.#writeAll(source, sourceStart, lengthBytes, offsetBytes));
   }
 
   async #writeAll(
@@ -253,7 +253,7 @@ export class FileDisk implements Disk {
 
   sync(): Promise<void> {
     this.#check(0, 0);
-    return this.#track(this.#commit.commit());
+    return this.#inFlight.track(this.#commit.commit());
   }
 
   forgive(): void {
@@ -276,12 +276,12 @@ export class FileDisk implements Disk {
 
   async #makeZero(mode: number, offsetBytes: number, lengthBytes: number, fast: boolean): Promise<void> {
     this.#checkWritable(offsetBytes, lengthBytes);
-    await this.#track(this.#zeroing.run(mode, offsetBytes, lengthBytes, fast));
+    await this.#inFlight.track(this.#zeroing.run(mode, offsetBytes, lengthBytes, fast));
   }
 
   async prefetch(offsetBytes: number, lengthBytes: number): Promise<void> {
     this.#check(offsetBytes, lengthBytes);
-    if (lengthBytes > 0) await this.#track(prefetchRange(this.#fd, offsetBytes, lengthBytes));
+    if (lengthBytes > 0) await this.#inFlight.track(prefetchRange(this.#fd, offsetBytes, lengthBytes));
   }
 
   async extents(offsetBytes: number, lengthBytes: number, maxExtents: number): Promise<DiskExtent[]> {
@@ -290,7 +290,7 @@ export class FileDisk implements Disk {
     if (lengthBytes === 0) return [];
     const data = [{ lengthBytes, hole: false, zero: false }];
     if (this.device) return data;
-    return (await this.#track(this.#fileExtents(offsetBytes, lengthBytes, maxExtents))) ?? data;
+    return (await this.#inFlight.track(this.#fileExtents(offsetBytes, lengthBytes, maxExtents))) ?? data;
   }
 
   async #fileExtents(
@@ -311,10 +311,7 @@ export class FileDisk implements Disk {
   }
 
   async #closeWhenIdle(): Promise<void> {
-    if (this.#inFlight > 0)
-      await new Promise<void>((resolve) => {
-        this.#onIdle = resolve;
-      });
+    await this.#inFlight.idle();
     await closeFile(this.#fd);
   }
 
@@ -329,15 +326,5 @@ export class FileDisk implements Disk {
   #checkWritable(offsetBytes: number, lengthBytes: number): void {
     this.#check(offsetBytes, lengthBytes);
     assert(!this.#readOnly, 'the disk is open for writing');
-  }
-
-  async #track<T>(work: Promise<T>): Promise<T> {
-    this.#inFlight++;
-    try {
-      return await work;
-    } finally {
-      this.#inFlight--;
-      if (this.#inFlight === 0) this.#onIdle?.();
-    }
   }
 }

@@ -5,10 +5,10 @@ import type { CheckFinding, CheckReport, RegionsInDoubt } from '../../engine/che
 import { EngineError } from '../../engine/errors.ts';
 import { formatSize } from '../sizes.ts';
 import { statePaths } from '../state-paths.ts';
-import { groupArgument, pathArgument } from './arguments.ts';
+import { groupArgument } from './arguments.ts';
 import { DONE, REFUSED } from './exit-status.ts';
 import type { Finish } from './program.ts';
-import { type Output, stateFolderOf } from './session.ts';
+import { type Output, stateFolderOf, withStateFlag } from './session.ts';
 
 interface CheckFlags {
   readonly state?: string;
@@ -20,17 +20,16 @@ const SHOWN_RUNS = 8;
 
 /** Looks at the files of a stopped node, and changes none. */
 export function addCheck(program: Command, output: Output, finish: Finish): void {
-  program
+  const command = program
     .command('check')
     .description('check log, maps and stores of a group whose node is stopped; changes nothing')
     .argument('<group>', 'its name', groupArgument)
-    .option('--state <dir>', 'state folder of the node', pathArgument)
-    .option('--json', 'as JSON')
-    .action(async (name: string, flags: CheckFlags) => {
-      const report = await checkGroupOf(stateFolderOf(flags), name);
-      output.line(flags.json === true ? JSON.stringify(report, null, 2) : formatReport(name, report));
-      finish(report.severity === 'ok' || report.severity === 'note' ? DONE : REFUSED);
-    });
+    .option('--json', 'as JSON');
+  withStateFlag(command).action(async (name: string, flags: CheckFlags) => {
+    const report = await checkGroupOf(stateFolderOf(flags), name);
+    output.line(flags.json === true ? JSON.stringify(report, null, 2) : formatReport(name, report));
+    finish(report.severity === 'ok' || report.severity === 'note' ? DONE : REFUSED);
+  });
 }
 
 async function checkGroupOf(stateFolder: string, name: string): Promise<CheckReport> {

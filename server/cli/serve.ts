@@ -2,7 +2,7 @@ import { type Command, Option } from 'commander';
 import { LOG_LEVELS, type LogLevel } from '../log-levels.ts';
 import { listenArgument, pathArgument, uriArgument } from './arguments.ts';
 import type { Finish } from './program.ts';
-import type { Output } from './session.ts';
+import { type Output, withStateFlag } from './session.ts';
 
 export interface ServeFlags {
   readonly state?: string;
@@ -15,14 +15,10 @@ export interface ServeFlags {
 }
 
 export function addServe(program: Command, output: Output, finish: Finish): void {
-  program
+  const command = program
     .command('serve')
-    .description('run a node: serve its volumes until it is told to stop')
-    .option(
-      '--state <dir>',
-      'state folder (default: $TIDEMARK_STATE, or as docs/configuration.md says)',
-      pathArgument,
-    )
+    .description('run a node: serve its volumes until it is told to stop');
+  withStateFlag(command)
     .option(
       '--listen <uri>',
       'NBD URI to listen at; may be given several times (default: DIR/nbd.sock)',

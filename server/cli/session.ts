@@ -24,15 +24,21 @@ export const standardOutput: Output = {
   isTerminal: process.stdout.isTTY === true,
 };
 
+export function withStateFlag(command: Command): Command {
+  return command.option(
+    '--state <dir>',
+    'state folder of the node (default: $TIDEMARK_STATE, or as docs/configuration.md says)',
+    pathArgument,
+  );
+}
+
 /** Adds `--state` and `--control`, by which a command finds its node. */
 export function withNodeFlags(command: Command): Command {
-  return command
-    .option(
-      '--state <dir>',
-      'state folder of the node (default: $TIDEMARK_STATE, or as docs/configuration.md says)',
-      pathArgument,
-    )
-    .option('--control <path>', 'control socket of the node (default: DIR/control.sock)', pathArgument);
+  return withStateFlag(command).option(
+    '--control <path>',
+    'control socket of the node (default: DIR/control.sock)',
+    pathArgument,
+  );
 }
 
 export function stateFolderOf(flags: NodeFlags): string {
