@@ -81,8 +81,8 @@ export const LOG_MUTANTS: readonly Mutant[] = [
     edits: [
       edit(
         'snapshot/changes.ts',
-        'volume.pending.regionsAbove(lsnOf(image))) map.set(region);',
-        '[] as number[]) map.set(region);',
+        'pendingSince(volume, image)) map.or(pending);',
+        '[] as RegionMap[]) map.or(pending);',
       ),
     ],
     maxRuns: 2000,
