@@ -108,7 +108,7 @@ export class TidemarkNode implements NodeControl {
       permits: this.#server.permits,
       sessionCount: () => this.#server.sessions().length,
       connectionCount: () => this.#server.connectionCount,
-      groups: () => this.#groupStatuses(),
+      groups: () => [...groups.groups.values()],
     });
   }
 
