@@ -20,9 +20,12 @@ export interface ExportInfo {
   readonly contexts: readonly string[];
 }
 
+/** An export as LIST tells it. */
+export type ExportEntry = Pick<ExportInfo, 'name' | 'description'>;
+
 /** The exports that a client may see. Answers may change between calls, as exports come and go. */
 export interface ExportDirectory {
-  list(): Iterable<ExportInfo>;
+  list(): Iterable<ExportEntry>;
   /** The empty name asks for the default export, if there is one. */
   find(name: string): ExportInfo | undefined;
 }
