@@ -18,6 +18,8 @@ export interface ExportInfo {
   readonly maximumPayloadBytes: number;
   /** Full names of the metadata contexts that may be selected, each once. */
   readonly contexts: readonly string[];
+  /** Why a server opens no session on it at the moment, for the client's user; undefined when it does. */
+  readonly refusal?: string | undefined;
 }
 
 /** An export as LIST tells it. */

@@ -14,6 +14,7 @@ import {
 import { MAX_PAYLOAD_BYTES, MINIMUM_BLOCK_BYTES, PREFERRED_BLOCK_BYTES } from '../protocol/limits.ts';
 import type { ExportDirectory, ExportEntry, ExportInfo } from '../protocol/session.ts';
 import { contextNames, type ImageOfGroup } from './contexts.ts';
+import { ExportHolds } from './export-holds.ts';
 import type { ExportedGroup } from './group-control.ts';
 
 /**
@@ -45,8 +46,9 @@ export class ServedExport implements ExportInfo {
   readonly image: ImageOfGroup;
   /** It was opened by a kernel device of this node (see `Exports.issueTicket`). */
   readonly forKernelDevice: boolean;
+  readonly #holds: ExportHolds;
 
-  constructor(image: ImageOfGroup, device: BlockDevice, forKernelDevice: boolean) {
+  constructor(image: ImageOfGroup, device: BlockDevice, forKernelDevice: boolean, holds: ExportHolds) {
     const { group, volume, snapshot } = image;
     const { name, description } = entryOf(group.name, volume, snapshot?.name);
     this.name = name;
@@ -59,6 +61,13 @@ export class ServedExport implements ExportInfo {
     this.device = device;
     this.image = image;
     this.forKernelDevice = forKernelDevice;
+    this.#holds = holds;
+  }
+
+  /** A kernel device of ours is let in: none is attached while its export is held, so it was there before. */
+  get refusal(): string | undefined {
+    if (this.forKernelDevice) return undefined;
+    return this.#holds.refusalOf(this.name, (this.transmissionFlags & NBD_FLAG_READ_ONLY) === 0);
   }
 
   /** `name`, or what has become of it: a snapshot may have been renamed since. */
@@ -94,6 +103,8 @@ function entryOf(group: string, volume: string, snapshot: string | undefined): E
  * client that names none gets the only volume, where there is only one; with more, or with none, the default export does not exist.
  */
 export class Exports implements ExportDirectory {
+  /** Exports that are kept from clients and devices for the moment. */
+  readonly holds = new ExportHolds();
   readonly #groups = new Map<string, ExportedGroup>();
   /** From a ticket to the export that it opens. */
   readonly #tickets = new Map<string, string>();
@@ -143,10 +154,10 @@ export class Exports implements ExportDirectory {
     const device = group?.volumes.get(volume);
     if (group === undefined || device === undefined) return undefined;
     if (snapshotName === undefined)
-      return new ServedExport({ group, volume, snapshot: undefined }, device, forKernelDevice);
+      return new ServedExport({ group, volume, snapshot: undefined }, device, forKernelDevice, this.holds);
     const snapshot = group.snapshots.find((each) => each.name === snapshotName);
     const shown = snapshot && group.snapshotVolume(snapshotName, volume);
-    return shown && new ServedExport({ group, volume, snapshot }, shown, forKernelDevice);
+    return shown && new ServedExport({ group, volume, snapshot }, shown, forKernelDevice, this.holds);
   }
 
   #onlyVolume(): ServedExport | undefined {
@@ -154,6 +165,6 @@ export class Exports implements ExportDirectory {
     if (group === undefined || otherGroup !== undefined) return undefined;
     const [only, otherVolume] = group.volumes;
     if (only === undefined || otherVolume !== undefined) return undefined;
-    return new ServedExport({ group, volume: only[0], snapshot: undefined }, only[1], false);
+    return new ServedExport({ group, volume: only[0], snapshot: undefined }, only[1], false, this.holds);
   }
 }
