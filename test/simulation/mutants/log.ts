@@ -88,6 +88,18 @@ export const LOG_MUTANTS: readonly Mutant[] = [
     maxRuns: 2000,
   },
   {
+    name: 'a region counts as changed no more once the first of its records is applied',
+    rule: 'L2',
+    edits: [
+      edit(
+        'log/pending-index.ts',
+        '(next === undefined || next.batch.lsn > epoch.lastLsn)',
+        'records.length > 0',
+      ),
+    ],
+    maxRuns: 2000,
+  },
+  {
     name: 'a pending record is replaced by one beyond a snapshot',
     rule: 'L2',
     edits: [edit('log/pending-index.ts', 'newest.batch.lsn > this.#nodeLsn &&', '')],
