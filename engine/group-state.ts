@@ -104,7 +104,7 @@ export class GroupState {
       ...volume,
       index,
       regionBytes: this.regionBytes,
-      pending: new PendingIndex(this.regionBytes),
+      pending: new PendingIndex(this.regionBytes, Math.ceil(volume.sizeBytes / this.regionBytes)),
       unsynced: false,
     }));
   }

@@ -18,11 +18,16 @@ export interface ExportInfo {
   readonly maximumPayloadBytes: number;
   /** Full names of the metadata contexts that may be selected, each once. */
   readonly contexts: readonly string[];
+  /** Why a server opens no session on it at the moment, for the client's user; undefined when it does. */
+  readonly refusal?: string | undefined;
 }
+
+/** An export as LIST tells it. */
+export type ExportEntry = Pick<ExportInfo, 'name' | 'description'>;
 
 /** The exports that a client may see. Answers may change between calls, as exports come and go. */
 export interface ExportDirectory {
-  list(): Iterable<ExportInfo>;
+  list(): Iterable<ExportEntry>;
   /** The empty name asks for the default export, if there is one. */
   find(name: string): ExportInfo | undefined;
 }

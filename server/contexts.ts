@@ -3,6 +3,7 @@
  * shows, under two names: `tidemark:changed:A`, and `qemu:dirty-bitmap:A`, which existing backup tools ask for (docs/interop/nbd of QEMU).
  */
 import { EngineError } from '../engine/errors.ts';
+import { PAGE_REGIONS } from '../engine/map/region-map.ts';
 import { BASE_ALLOCATION } from '../protocol/constants.ts';
 import type { BlockStatusExtent } from '../protocol/reply.ts';
 import type { MetaContext } from '../protocol/session.ts';
@@ -12,8 +13,8 @@ import { MAX_REGIONS_PER_REPLY } from './limits.ts';
 const CHANGED_PREFIXES = ['tidemark:changed:', 'qemu:dirty-bitmap:'] as const;
 /** Bit 0 of both: the extent differs, or may. QEMU calls it NBD_STATE_DIRTY. */
 const STATE_CHANGED = 1 << 0;
-/** Regions that the group is asked about at a time: bounds the list that it makes, at 32768 runs. */
-const WINDOW_REGIONS = 65_536;
+/** Regions that the group is asked about at a time, a page of its maps: bounds the list that it makes, of which a reply may take little, at 16384 runs. */
+const WINDOW_REGIONS = PAGE_REGIONS;
 
 /** What an export shows: a volume as it is, or as a snapshot has it. */
 export interface ImageOfGroup {
@@ -84,8 +85,9 @@ export function changedExtents(
   const lastLook = Math.min(endRegion, firstRegion + (query.maxRegions ?? MAX_REGIONS_PER_REPLY));
   const extents = new ExtentList(offsetBytes, endBytes, maxExtents);
   for (let region = firstRegion; region < lastLook && !extents.full; ) {
-    const windowEnd = Math.min(lastLook, region + WINDOW_REGIONS);
+    const windowEnd = Math.min(lastLook, (Math.floor(region / WINDOW_REGIONS) + 1) * WINDOW_REGIONS);
     for (const run of image.group.changedRuns(image.volume, from, to, region, windowEnd)) {
+      if (extents.full) break;
       extents.extend(run.first * regionBytes, 0);
       extents.extend(run.end * regionBytes, STATE_CHANGED);
     }

@@ -12,9 +12,10 @@ import {
   NBD_FLAG_SEND_WRITE_ZEROES,
 } from '../protocol/constants.ts';
 import { MAX_PAYLOAD_BYTES, MINIMUM_BLOCK_BYTES, PREFERRED_BLOCK_BYTES } from '../protocol/limits.ts';
-import type { ExportDirectory, ExportInfo } from '../protocol/session.ts';
+import type { ExportDirectory, ExportEntry, ExportInfo } from '../protocol/session.ts';
 import { contextNames, type ImageOfGroup } from './contexts.ts';
-import type { ExportedGroup, SnapshotView } from './group-control.ts';
+import { ExportHolds } from './export-holds.ts';
+import type { ExportedGroup } from './group-control.ts';
 
 /**
  * What every volume offers. CAN_MULTI_CONN is true because all connections share one page cache and one `flush`: a flush on one covers
@@ -45,14 +46,13 @@ export class ServedExport implements ExportInfo {
   readonly image: ImageOfGroup;
   /** It was opened by a kernel device of this node (see `Exports.issueTicket`). */
   readonly forKernelDevice: boolean;
+  readonly #holds: ExportHolds;
 
-  constructor(image: ImageOfGroup, device: BlockDevice, forKernelDevice: boolean) {
+  constructor(image: ImageOfGroup, device: BlockDevice, forKernelDevice: boolean, holds: ExportHolds) {
     const { group, volume, snapshot } = image;
-    this.name = exportNameOf(group.name, volume, snapshot?.name);
-    this.description =
-      snapshot === undefined
-        ? `volume ${volume} of group ${group.name}`
-        : `volume ${volume} of group ${group.name} at snapshot ${snapshot.name}`;
+    const { name, description } = entryOf(group.name, volume, snapshot?.name);
+    this.name = name;
+    this.description = description;
     this.sizeBytes = device.sizeBytes;
     // A secondary's volumes take writes from their primary only; its snapshots are its own.
     const readOnly = snapshot === undefined && group.role !== 'primary';
@@ -61,6 +61,13 @@ export class ServedExport implements ExportInfo {
     this.device = device;
     this.image = image;
     this.forKernelDevice = forKernelDevice;
+    this.#holds = holds;
+  }
+
+  /** A kernel device of ours is let in: none is attached while its export is held, so it was there before. */
+  get refusal(): string | undefined {
+    if (this.forKernelDevice) return undefined;
+    return this.#holds.refusalOf(this.name, (this.transmissionFlags & NBD_FLAG_READ_ONLY) === 0);
   }
 
   /** `name`, or what has become of it: a snapshot may have been renamed since. */
@@ -83,11 +90,21 @@ export function exportNameOf(group: string, volume: string, snapshot?: string): 
   return snapshot === undefined ? `${group}/${volume}` : `${group}/${volume}@${snapshot}`;
 }
 
+function entryOf(group: string, volume: string, snapshot: string | undefined): ExportEntry {
+  const at = snapshot === undefined ? '' : ` at snapshot ${snapshot}`;
+  return {
+    name: exportNameOf(group, volume, snapshot),
+    description: `volume ${volume} of group ${group}${at}`,
+  };
+}
+
 /**
  * The exports of a node, by name: `GROUP/VOLUME`, and `GROUP/VOLUME@SNAPSHOT` for what a snapshot shows, which comes and goes with it. A
  * client that names none gets the only volume, where there is only one; with more, or with none, the default export does not exist.
  */
 export class Exports implements ExportDirectory {
+  /** Exports that are kept from clients and devices for the moment. */
+  readonly holds = new ExportHolds();
   readonly #groups = new Map<string, ExportedGroup>();
   /** From a ticket to the export that it opens. */
   readonly #tickets = new Map<string, string>();
@@ -100,19 +117,14 @@ export class Exports implements ExportDirectory {
     this.#groups.delete(groupName);
   }
 
-  *list(): Generator<ServedExport, void, void> {
+  *list(): Generator<ExportEntry, void, void> {
+    for (const group of this.#groups.values())
+      for (const volume of group.volumes.keys()) yield entryOf(group.name, volume, undefined);
     for (const group of this.#groups.values()) {
-      for (const [volume, device] of group.volumes)
-        yield new ServedExport({ group, volume, snapshot: undefined }, device, false);
-    }
-    for (const group of this.#groups.values()) {
+      // A group sorts its snapshots for each who asks: it is asked once.
       const { snapshots } = group;
-      for (const volume of group.volumes.keys()) {
-        for (const snapshot of snapshots) {
-          const served = servedSnapshot(group, volume, snapshot, false);
-          if (served !== undefined) yield served;
-        }
-      }
+      for (const volume of group.volumes.keys())
+        for (const snapshot of snapshots) yield entryOf(group.name, volume, snapshot.name);
     }
   }
 
@@ -142,9 +154,10 @@ export class Exports implements ExportDirectory {
     const device = group?.volumes.get(volume);
     if (group === undefined || device === undefined) return undefined;
     if (snapshotName === undefined)
-      return new ServedExport({ group, volume, snapshot: undefined }, device, forKernelDevice);
+      return new ServedExport({ group, volume, snapshot: undefined }, device, forKernelDevice, this.holds);
     const snapshot = group.snapshots.find((each) => each.name === snapshotName);
-    return snapshot === undefined ? undefined : servedSnapshot(group, volume, snapshot, forKernelDevice);
+    const shown = snapshot && group.snapshotVolume(snapshotName, volume);
+    return shown && new ServedExport({ group, volume, snapshot }, shown, forKernelDevice, this.holds);
   }
 
   #onlyVolume(): ServedExport | undefined {
@@ -152,16 +165,6 @@ export class Exports implements ExportDirectory {
     if (group === undefined || otherGroup !== undefined) return undefined;
     const [only, otherVolume] = group.volumes;
     if (only === undefined || otherVolume !== undefined) return undefined;
-    return new ServedExport({ group, volume: only[0], snapshot: undefined }, only[1], false);
+    return new ServedExport({ group, volume: only[0], snapshot: undefined }, only[1], false, this.holds);
   }
-}
-
-function servedSnapshot(
-  group: ExportedGroup,
-  volume: string,
-  snapshot: SnapshotView,
-  forKernelDevice: boolean,
-): ServedExport | undefined {
-  const device = group.snapshotVolume(snapshot.name, volume);
-  return device && new ServedExport({ group, volume, snapshot }, device, forKernelDevice);
 }

@@ -3,34 +3,40 @@
  * request types only, so that the number of series is bounded by what was created here.
  */
 import { Counter, collectDefaultMetrics, Gauge, Registry } from 'prom-client';
-import type { GroupStatus } from './control/schemas.ts';
 import { type Counters, REQUEST_NAMES } from './counters.ts';
+import type { GroupControl } from './group-control.ts';
 import type { Permits } from './permits.ts';
+
+/** What is read of a group. */
+export type MeasuredGroup = Pick<
+  GroupControl,
+  'name' | 'mode' | 'failure' | 'stall' | 'log' | 'counters' | 'volumes' | 'snapshots' | 'operations'
+>;
 
 interface GroupGauge {
   readonly gauge: Gauge<'group'>;
-  readonly read: (group: GroupStatus) => number;
+  readonly read: (group: MeasuredGroup) => number;
 }
 
 const GROUP_FIGURES: readonly {
   readonly name: string;
   readonly help: string;
-  readonly read: (group: GroupStatus) => number;
+  readonly read: (group: MeasuredGroup) => number;
 }[] = [
   {
     name: 'tidemark_log_size_bytes',
     help: 'Size of the log of a group.',
-    read: (group) => group.log?.size ?? 0,
+    read: (group) => group.log.sizeBytes,
   },
   {
     name: 'tidemark_log_used_bytes',
     help: 'Bytes of the log that cannot be used again yet.',
-    read: (group) => group.log?.used ?? 0,
+    read: (group) => group.log.usedBytes,
   },
   {
     name: 'tidemark_log_pending_bytes',
     help: 'Bytes that are logged and not applied.',
-    read: (group) => group.log?.pending ?? 0,
+    read: (group) => group.log.pendingBytes,
   },
   {
     name: 'tidemark_group_logged',
@@ -40,12 +46,12 @@ const GROUP_FIGURES: readonly {
   {
     name: 'tidemark_group_failed',
     help: '1 when a group takes no more writes.',
-    read: (group) => (group.failure === null ? 0 : 1),
+    read: (group) => (group.failure === undefined ? 0 : 1),
   },
   {
     name: 'tidemark_group_stalled',
     help: '1 while what is logged cannot be applied.',
-    read: (group) => (group.stall === null ? 0 : 1),
+    read: (group) => (group.stall === undefined ? 0 : 1),
   },
   { name: 'tidemark_snapshots', help: 'Snapshots of a group.', read: (group) => group.snapshots.length },
   {
@@ -63,7 +69,7 @@ const GROUP_FIGURES: readonly {
 const GROUP_COUNTERS: readonly {
   readonly name: string;
   readonly help: string;
-  readonly read: (counters: NonNullable<GroupStatus['counters']>) => number;
+  readonly read: (counters: GroupControl['counters']) => number;
 }[] = [
   {
     name: 'tidemark_regions_preserved_total',
@@ -77,7 +83,7 @@ const GROUP_COUNTERS: readonly {
   },
 ];
 
-function restoring(group: GroupStatus, figure: 'done' | 'total'): number {
+function restoring(group: MeasuredGroup, figure: 'done' | 'total'): number {
   const restores = group.operations.filter((operation) => operation.kind === 'restore');
   return restores.reduce((sum, operation) => sum + operation[figure], 0);
 }
@@ -89,7 +95,8 @@ export interface MetricsSource {
   sessionCount(): number;
   /** Connections, handshakes included. */
   connectionCount(): number;
-  groups(): readonly GroupStatus[];
+  /** Those that are open. */
+  groups(): readonly MeasuredGroup[];
 }
 
 export class Metrics {
@@ -190,15 +197,16 @@ export class Metrics {
     for (const gauge of [this.#size, this.#written, this.#failed, this.#preserved]) gauge.reset();
     for (const { gauge } of this.#groupGauges) gauge.reset();
     for (const group of this.#source.groups()) {
-      if (group.state !== 'open') continue;
       for (const { gauge, read } of this.#groupGauges) gauge.set({ group: group.name }, read(group));
-      for (const volume of group.volumes) {
+      // Of the oldest alone: each snapshot counts its maps when it is asked.
+      const changed = group.snapshots[0]?.volumes;
+      for (const volume of group.volumes.values()) {
         const labels = { group: group.name, volume: volume.name };
-        this.#size.set(labels, volume.size);
-        this.#written.set(labels, volume.writtenRegions);
-        this.#failed.set(labels, volume.failure === null ? 0 : 1);
-        const oldest = group.snapshots[0]?.volumes.find(({ name }) => name === volume.name);
-        this.#preserved.set(labels, oldest?.preservedRegions ?? 0);
+        this.#size.set(labels, volume.sizeBytes);
+        this.#written.set(labels, volume.written.count);
+        this.#failed.set(labels, volume.failure === undefined ? 0 : 1);
+        const sinceOldest = changed?.find(({ name }) => name === volume.name);
+        this.#preserved.set(labels, sinceOldest?.preservedRegions ?? 0);
       }
     }
   }
@@ -223,8 +231,7 @@ export class Metrics {
       registers: [this.#registry],
       collect: () => {
         counter.reset();
-        for (const group of this.#source.groups())
-          if (group.counters !== null) counter.inc({ group: group.name }, read(group.counters));
+        for (const group of this.#source.groups()) counter.inc({ group: group.name }, read(group.counters));
       },
     });
   }

@@ -91,7 +91,7 @@ export class TidemarkNode implements NodeControl {
       logger: options.logger,
       events: options.events,
     });
-    this.#guard = new UseGuard(this.#server, options.devices, options.logger);
+    this.#guard = new UseGuard(this.#exports.holds, this.#server, options.devices, options.logger);
     this.snapshots = new SnapshotService({
       requireGroup: (name) => groups.require(name),
       checkRunning: () => this.#refuseWhenStopping(),
@@ -108,7 +108,7 @@ export class TidemarkNode implements NodeControl {
       permits: this.#server.permits,
       sessionCount: () => this.#server.sessions().length,
       connectionCount: () => this.#server.connectionCount,
-      groups: () => this.#groupStatuses(),
+      groups: () => [...groups.groups.values()],
     });
   }
 
@@ -294,7 +294,7 @@ export class TidemarkNode implements NodeControl {
     const ticket = `@device-${randomUUID()}`;
     this.#exports.issueTicket(ticket, served.name);
     try {
-      const device = await this.#guard.whileAttaching(served.name, () =>
+      const device = await this.#exports.holds.whileAttaching(served.name, () =>
         this.#options.devices.attach({
           exportName: served.name,
           connectAs: ticket,

@@ -2,6 +2,7 @@
 import { isAbsolute } from 'node:path';
 import { EngineError } from '../engine/errors.ts';
 import { checkName } from '../engine/names.ts';
+import { UNDO_NAME } from '../engine/snapshot/control-effects.ts';
 import { changedExtents, isChanged } from './contexts.ts';
 import type { SnapshotControl } from './control/node-control.ts';
 import type {
@@ -63,19 +64,19 @@ export class SnapshotService implements SnapshotControl {
     const group = this.#groupToChange(groupName);
     requireSnapshot(group, name);
     const what = `deleting ${group.name}@${name}`;
-    const exportNames = exportsOfSnapshot(group, name);
-    await this.#guarded({ exportNames, what, force, ends: true }, () => group.deleteSnapshot(name));
+    const ending = exportsOfSnapshot(group, name);
+    await this.#guarded({ ending, what, force }, () => group.deleteSnapshot(name));
   }
 
   async rename(groupName: string, name: string, to: string): Promise<SnapshotStatus> {
     const group = this.#groupToChange(groupName);
     const { id } = requireSnapshot(group, name);
-    // A device goes by the name that it was attached with.
-    const exportNames = exportsOfSnapshot(group, name);
-    this.#parts.guard.refuseWhileAttached(`snapshot ${group.name}@${name}`, (each) =>
-      exportNames.includes(each),
-    );
-    await group.renameSnapshot(name, to);
+    const request = {
+      of: `snapshot ${group.name}@${name}`,
+      what: `renaming ${group.name}@${name}`,
+      exportNames: exportsOfSnapshot(group, name),
+    };
+    await this.#parts.guard.withoutDevices(request, () => group.renameSnapshot(name, to));
     return this.#statusById(group, id);
   }
 
@@ -83,8 +84,8 @@ export class SnapshotService implements SnapshotControl {
     const group = this.#groupToChange(groupName);
     requireSnapshot(group, name);
     const what = `refreshing ${group.name}@${name}`;
-    const exportNames = exportsOfSnapshot(group, name);
-    const refreshed = await this.#guarded({ exportNames, what, force }, () =>
+    const changing = exportsOfSnapshot(group, name);
+    const refreshed = await this.#guarded({ changing, what, force }, () =>
       group.refreshSnapshot(name, { force }),
     );
     return this.#parts.statusOf(group, refreshed);
@@ -113,9 +114,12 @@ export class SnapshotService implements SnapshotControl {
     const option = volumeOption(group, request.volume);
     const all = snapshot.undoOf ?? [...group.volumes.keys()];
     const volumes = request.volume === undefined ? all : [request.volume];
+    const replaces = group.snapshots.some((each) => each.name === UNDO_NAME);
     const guarded = {
-      exportNames: volumes.map((volume) => exportNameOf(group.name, volume)),
-      what: `restoring ${group.name}@${name}`,
+      changing: volumes.map((volume) => exportNameOf(group.name, volume)),
+      // Its name goes to the new one, as if it were deleted. Held also where there is none yet: another restore may be making it.
+      ending: exportsOfSnapshot(group, UNDO_NAME),
+      what: `restoring ${group.name}@${name}${replaces ? `, which replaces ${group.name}@${UNDO_NAME}` : ''}`,
       force: request.force ?? false,
     };
     const result = await this.#guarded(guarded, async () => {
@@ -173,7 +177,7 @@ export class SnapshotService implements SnapshotControl {
     let hold: GuardHold;
     try {
       const what = `importing into ${target}`;
-      hold = await guard.hold({ exportNames: [target], what, force: request.force ?? false });
+      hold = await guard.hold({ changing: [target], what, force: request.force ?? false });
     } catch (error) {
       await image.close();
       throw error;

@@ -5,6 +5,7 @@
  */
 import { EngineError } from '../engine/errors.ts';
 import type { SessionStatus } from './connection.ts';
+import type { ExportHolds, KeptOut } from './export-holds.ts';
 import type { DeviceHold, KernelDevices } from './kernel/kernel-devices.ts';
 import type { Logger } from './logger.ts';
 
@@ -18,15 +19,16 @@ export interface GuardedSessions {
 }
 
 export interface GuardRequest {
-  readonly exportNames: readonly string[];
   /** What is going to happen, as in `restoring db@monday`. */
   readonly what: string;
   readonly force: boolean;
-  /** The exports go away: readers and devices that nobody has mounted are in the way as well. */
-  readonly ends?: boolean;
+  /** Exports whose data changes. */
+  readonly changing?: readonly string[];
+  /** Exports that go away: readers and devices that nobody has mounted are in the way as well. */
+  readonly ending?: readonly string[];
 }
 
-/** Devices that are held, and exports that no device can be attached to, until `release`. */
+/** Devices that are held, and exports that nobody comes to who would be in the way, until `release`. */
 export interface GuardHold {
   /** Drops what the kernel keeps of the old data. Never rejects: a device that fails here is told of in the log. */
   release(): Promise<void>;
@@ -36,14 +38,14 @@ export interface GuardHold {
 const MAX_NAMED = 3;
 
 export class UseGuard {
+  readonly #holds: ExportHolds;
   readonly #sessions: GuardedSessions;
   readonly #devices: GuardedDevices;
   readonly #logger: Logger;
-  /** By export, what is being done to it. */
-  readonly #held = new Map<string, string>();
-  readonly #attaching = new Set<string>();
 
-  constructor(sessions: GuardedSessions, devices: GuardedDevices, logger: Logger) {
+  /** `holds` is what the server of these sessions asks before it opens one. */
+  constructor(holds: ExportHolds, sessions: GuardedSessions, devices: GuardedDevices, logger: Logger) {
+    this.#holds = holds;
     this.#sessions = sessions;
     this.#devices = devices;
     this.#logger = logger;
@@ -59,49 +61,49 @@ export class UseGuard {
     }
   }
 
-  /** Throws `in-use` while a kernel device is attached to exports that the predicate means. */
+  /** Throws `in-use` while a kernel device is attached to exports that the predicate means, or is being attached. */
   refuseWhileAttached(what: string, isMeant: (exportName: string) => boolean): void {
+    this.#holds.refuseWhileAttaching(isMeant);
     const devices = this.#devices.list().filter((device) => isMeant(device.exportName));
     if (devices.length === 0) return;
     const names = devices.map((device) => device.device).join(', ');
     throw new EngineError('in-use', `${what} is attached to ${names}: detach first`);
   }
 
-  /** Throws `in-use` while the export is held: a device that came now would cache what is about to change. */
-  refuseWhileHeld(exportName: string): void {
-    const why = this.#held.get(exportName);
-    if (why !== undefined)
-      throw new EngineError('in-use', `${exportName} cannot be used while ${why}: try again in a moment`);
-  }
-
-  /** Attaches a device to an export that is not held; none is held before it is there. */
-  async whileAttaching<Result>(exportName: string, attach: () => Promise<Result>): Promise<Result> {
-    this.refuseWhileHeld(exportName);
-    this.#attaching.add(exportName);
+  /**
+   * Makes a change while no device is attached to these exports, and none comes until it is over. Sessions stay and come: only devices go by the name
+   * that they began with. Throws `in-use`, before anything was changed.
+   */
+  async withoutDevices<Result>(
+    request: { readonly what: string; readonly of: string; readonly exportNames: readonly string[] },
+    change: () => Promise<Result>,
+  ): Promise<Result> {
+    const { what, of, exportNames } = request;
+    this.refuseWhileAttached(of, (name) => exportNames.includes(name));
+    const letGo = this.#holds.take(what, new Map(exportNames.map((name) => [name, 'devices'])));
     try {
-      return await attach();
+      return await change();
     } finally {
-      this.#attaching.delete(exportName);
+      letGo();
     }
   }
 
-  /** Throws `in-use`, and has changed nothing then; `unavailable` when a device's dirty pages could not be written. */
+  /**
+   * From here on until the release nobody comes who would be in the way. Throws `in-use`, and has changed nothing then; `unavailable` when a device's
+   * dirty pages could not be written.
+   */
   async hold(request: GuardRequest): Promise<GuardHold> {
-    for (const name of request.exportNames) {
-      this.refuseWhileHeld(name);
-      if (this.#attaching.has(name))
-        throw new EngineError('in-use', `${name} is being attached to a device: try again in a moment`);
-    }
-    for (const name of request.exportNames) this.#held.set(name, request.what);
+    const exports = keptOutOf(request);
+    const letGoOfExports = this.#holds.take(request.what, exports);
     const holds: DeviceHold[] = [];
     const letGo = async (): Promise<void> => {
-      for (const name of request.exportNames) this.#held.delete(name);
+      letGoOfExports();
       await Promise.all(holds.map((hold) => this.#drop(hold)));
     };
     try {
-      await this.#makeRoom(request);
+      await this.#makeRoom(request, exports);
       for (const { device, exportName } of this.#devices.list()) {
-        if (!request.exportNames.includes(exportName)) continue;
+        if (!exports.has(exportName)) continue;
         const hold = await this.#holdOne(device, request.force);
         if (hold !== undefined) holds.push(hold);
       }
@@ -118,18 +120,21 @@ export class UseGuard {
       if (exportNames.includes(exportName)) await this.#devices.sync(device);
   }
 
-  async #makeRoom({ exportNames, what, force, ends = false }: GuardRequest): Promise<void> {
+  async #makeRoom({ what, force }: GuardRequest, exports: ReadonlyMap<string, KeptOut>): Promise<void> {
     const reasons: string[] = [];
     const devices: string[] = [];
     for (const { device, exportName } of this.#devices.list()) {
-      if (!exportNames.includes(exportName)) continue;
+      const keptOut = exports.get(exportName);
+      if (keptOut === undefined) continue;
       const users = await this.#devices.usersOf(device);
-      if (users.length === 0 && !ends) continue;
+      if (users.length === 0 && keptOut !== 'everybody') continue;
       devices.push(device);
       reasons.push(`${device} of ${exportName} is ${users.length > 0 ? users.join(', ') : 'attached'}`);
     }
-    const isForeign = (session: SessionStatus): boolean =>
-      exportNames.includes(session.exportName) && !session.kernelDevice && (ends || !session.readOnly);
+    const isForeign = ({ exportName, kernelDevice, readOnly }: SessionStatus): boolean => {
+      const keptOut = exports.get(exportName);
+      return keptOut !== undefined && !kernelDevice && (keptOut === 'everybody' || !readOnly);
+    };
     for (const session of this.#sessions.sessions().filter(isForeign)) {
       reasons.push(`${session.peer} ${session.readOnly ? 'reads' : 'may write'} ${session.exportName}`);
     }
@@ -166,6 +171,11 @@ export class UseGuard {
       );
     }
   }
+}
+
+function keptOutOf({ changing = [], ending = [] }: GuardRequest): Map<string, KeptOut> {
+  const writers = changing.map((name): [string, KeptOut] => [name, 'writers']);
+  return new Map([...writers, ...ending.map((name): [string, KeptOut] => [name, 'everybody'])]);
 }
 
 function some(items: readonly string[]): string {

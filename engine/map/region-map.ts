@@ -9,6 +9,8 @@ const ALL_ONES = 0xffff_ffff;
 
 /** Stands for every page that is set whole. Never written to: `clear` replaces it by a copy. */
 const fullPage = new Uint32Array(PAGE_WORDS).fill(ALL_ONES);
+/** Stands in for a page that is none. Never written to. */
+const emptyPage = new Uint32Array(PAGE_WORDS);
 
 /** A run of regions, `end` exclusive. */
 export interface RegionRun {
@@ -34,17 +36,6 @@ function bitCount(word: number): number {
   let n = word - ((word >>> 1) & 0x5555_5555);
   n = (n & 0x3333_3333) + ((n >>> 2) & 0x3333_3333);
   return Math.imul((n + (n >>> 4)) & 0x0f0f_0f0f, 0x0101_0101) >>> 24;
-}
-
-/** Number of bits set in any of the pages. */
-function unionCount(pages: readonly Uint32Array[]): number {
-  let count = 0;
-  for (let word = 0; word < PAGE_WORDS; word++) {
-    let bits = 0;
-    for (const page of pages) bits |= page[word] ?? 0;
-    if (bits !== 0) count += bitCount(bits >>> 0);
-  }
-  return count;
 }
 
 /** Bits `from` up to `to`, exclusive, of a word; 0 <= from < to <= 32. */
@@ -73,6 +64,8 @@ export class RegionMap implements RegionMapView {
   readonly #counts: Uint16Array;
   readonly #dirty: Uint8Array;
   #dirtyPages: number[] = [];
+  /** See `countWith`; empty in a map that is not counted with others. */
+  readonly #words: (Uint16Array | undefined)[] = [];
   #count = 0;
 
   constructor(length: number) {
@@ -205,10 +198,12 @@ export class RegionMap implements RegionMapView {
     if (removed > 0) this.#changed(index, -removed);
   }
 
-  /** Sets every region that is set in `other`, a map of the same length. */
-  or(other: RegionMap): void {
+  /** Sets every region that is set in `other`, a map of the same length: those of all pages that the range, which is all of it unless told, has a part of. */
+  or(other: RegionMap, first: RegionIndex = 0, end: RegionIndex = this.length): void {
     assert(other.length === this.length, 'maps of one length');
-    for (let index = 0; index < this.#pages.length; index++) {
+    this.#checkRange(first, end);
+    const endPage = Math.ceil(end / PAGE_REGIONS);
+    for (let index = Math.floor(first / PAGE_REGIONS); index < endPage; index++) {
       const from = other.#pages[index];
       if (from === undefined || this.#pages[index] === fullPage) continue;
       if (from === fullPage) this.#setInPage(index, 0, PAGE_REGIONS);
@@ -229,18 +224,53 @@ export class RegionMap implements RegionMapView {
     if (added > 0) this.#changed(index, added);
   }
 
-  /** Number of regions that are set here or in one of the others, which are as long. Makes no map. */
+  /**
+   * Number of regions that are set here or in one of the others, which are as long. Makes no map; the others keep which of their words have bits, until
+   * those change, because they are counted with one map after the other.
+   */
   countWith(others: readonly RegionMap[]): number {
-    let count = 0;
+    let count = this.#count;
     for (let index = 0; index < this.#pages.length; index++) {
-      const pages = [this, ...others].filter((map) => map.#pages[index] !== undefined);
-      const [only, second] = pages;
-      if (only === undefined) continue;
-      if (second === undefined || pages.some((map) => map.#pages[index] === fullPage))
-        count += Math.max(...pages.map((map) => map.#counts[index] ?? 0));
-      else count += unionCount(pages.map((map) => map.#pages[index] ?? fullPage));
+      if (this.#pages[index] === fullPage) continue;
+      const there = others.filter((map) => map.#pages[index] !== undefined);
+      if (there.some((map) => map.#pages[index] === fullPage))
+        count += PAGE_REGIONS - (this.#counts[index] ?? 0);
+      else count += this.#countBeyond(index, there);
     }
     return count;
+  }
+
+  /** Number of regions of a page that are set in one of the others, and not here. */
+  #countBeyond(index: number, others: readonly RegionMap[]): number {
+    let count = 0;
+    const counted = [this.#pages[index] ?? emptyPage];
+    for (const other of others) {
+      const page = other.#pages[index] ?? emptyPage;
+      for (const word of other.#wordsOf(index)) {
+        let bits = page[word] ?? 0;
+        for (const one of counted) bits &= ~(one[word] ?? 0);
+        count += bitCount(bits >>> 0);
+      }
+      counted.push(page);
+    }
+    return count;
+  }
+
+  /** The words of a page that have bits. */
+  #wordsOf(index: number): Uint16Array {
+    const known = this.#words[index];
+    if (known !== undefined) return known;
+    const page = this.#pages[index] ?? emptyPage;
+    const words = new Uint16Array(PAGE_WORDS);
+    let found = 0;
+    for (let word = 0; word < PAGE_WORDS; word++) {
+      words[found] = word;
+      // No branch: whether a word has bits is not to be guessed.
+      found += page[word] === 0 ? 0 : 1;
+    }
+    const kept = words.slice(0, found);
+    this.#words[index] = kept;
+    return kept;
   }
 
   /** Number of regions set from `first` up to `end`, exclusive. */
@@ -373,6 +403,7 @@ export class RegionMap implements RegionMapView {
     this.#count += difference;
     const bits = (this.#counts[index] ?? 0) + difference;
     this.#counts[index] = bits;
+    if (this.#words.length > 0) this.#words[index] = undefined;
     if (bits === 0) this.#pages[index] = undefined;
     else if (bits === PAGE_REGIONS) this.#pages[index] = fullPage;
     this.markDirty(index);

@@ -7,15 +7,22 @@ import type { DetachedSnapshot } from './detached.ts';
 
 export type Image = Layer | DetachedSnapshot;
 
-/** Regions written through a snapshot: the snapshot with reference to the volume. What a refresh has still to bring was written before it, and is gone. */
-export function modifiedOf(image: Image, volumeIndex: number): RegionMapView | undefined {
+/**
+ * Regions written through a snapshot: the snapshot with reference to the volume. What a refresh has still to bring was written before it, and is
+ * gone. Outside the range, which is all of it unless told, the map may say anything.
+ */
+export function modifiedOf(
+  image: Image,
+  volumeIndex: number,
+  first?: RegionIndex,
+  end?: RegionIndex,
+): RegionMapView | undefined {
   const modified = image.parts[volumeIndex]?.modified?.map;
   const toCome = image.kind === 'detached' ? image.refresh?.parts[volumeIndex]?.toCome : undefined;
   if (modified === undefined || toCome === undefined) return modified;
   const left = new RegionMap(modified.length);
-  for (const run of modified.runs()) {
-    for (let region = run.first; region < run.end; region++) if (!toCome.has(region)) left.set(region);
-  }
+  orInto(left, modified, first, end);
+  for (const run of toCome.runs(first, end)) left.clearRange(run.first, run.end);
   return left;
 }
 
@@ -26,19 +33,15 @@ export function modifiedOf(image: Image, volumeIndex: number): RegionMapView | u
 export function changedSince(state: GroupState, volume: GroupVolume, image: Image): RegionMap {
   const map = new RegionMap(state.regionCount(volume));
   for (const view of mapsSince(state, volume, image)) orInto(map, view);
-  for (const region of volume.pending.regionsAbove(lsnOf(image))) map.set(region);
+  for (const pending of pendingSince(volume, image)) map.or(pending);
   return map;
 }
 
 /** How many regions `changedSince` has. Looked at often, so that it makes no map. */
 export function countChangedSince(state: GroupState, volume: GroupVolume, image: Image): number {
-  const views = mapsSince(state, volume, image);
-  const maps = views.filter((view) => view instanceof RegionMap);
-  const [first, ...others] = maps;
-  let count = first === undefined ? 0 : others.length === 0 ? first.count : first.countWith(others);
-  for (const region of volume.pending.regionsAbove(lsnOf(image)))
-    if (!views.some((view) => view.has(region))) count++;
-  return count;
+  const views = [...mapsSince(state, volume, image), ...pendingSince(volume, image)];
+  const [first, ...others] = views.filter((view) => view instanceof RegionMap);
+  return first === undefined ? 0 : first.countWith(others);
 }
 
 /** What a restore from it moves: preserved OR modified. */
@@ -59,7 +62,7 @@ export function modifiedMap(state: GroupState, volume: GroupVolume, image: Image
 
 /**
  * Runs of regions from `first` up to `end` that may differ between what `from` shows and what `to` (undefined: the volume) shows, their own
- * writes included.
+ * writes included. It looks at the range by whole pages of the maps, and at nothing else.
  */
 export function changedBetween(
   state: GroupState,
@@ -75,20 +78,14 @@ export function changedBetween(
     to instanceof Layer && from instanceof Layer
       ? mapsBetween(state, volume, from, to)
       : mapsSince(state, volume, from);
+  views.push(...volume.pending.regionsBetween(lsnOf(from), below));
   for (const image of [from, to]) {
-    const modified = image === undefined ? undefined : modifiedOf(image, volume.index);
+    const modified = image === undefined ? undefined : modifiedOf(image, volume.index, first, end);
     if (modified !== undefined) views.push(modified);
   }
-  const runs: { first: RegionIndex; end: RegionIndex }[] = [];
-  for (let region = first; region < end; ) {
-    const changed = isChanged(volume, views, region, lsnOf(from), below);
-    const stop = changed ? region + 1 : nextChange(volume, views, region, end);
-    const last = runs.at(-1);
-    if (changed && last?.end === region) last.end = stop;
-    else if (changed) runs.push({ first: region, end: stop });
-    region = stop;
-  }
-  return runs;
+  const map = new RegionMap(state.regionCount(volume));
+  for (const view of views) orInto(map, view, first, end);
+  return [...map.runs(first, end)];
 }
 
 /** The LSN of what it shows: of a refresh from its record on. */
@@ -96,25 +93,9 @@ function lsnOf(image: Image): Lsn {
   return image.kind === 'detached' ? (image.refresh?.layer.lsn ?? image.lsn) : image.lsn;
 }
 
-function isChanged(
-  volume: GroupVolume,
-  views: readonly RegionMapView[],
-  region: RegionIndex,
-  above: Lsn,
-  below: Lsn,
-): boolean {
-  return views.some((view) => view.has(region)) || volume.pending.touches(region, above, below);
-}
-
-/** Where the next region that differs can be, at the earliest. */
-function nextChange(
-  volume: GroupVolume,
-  views: readonly RegionMapView[],
-  region: RegionIndex,
-  end: RegionIndex,
-): RegionIndex {
-  if (!volume.pending.isEmpty) return region + 1;
-  return Math.max(region + 1, Math.min(end, ...views.map((view) => view.nextSet(region))));
+/** What is logged since, and not yet applied. */
+function pendingSince(volume: GroupVolume, image: Image): RegionMap[] {
+  return volume.pending.regionsBetween(lsnOf(image), Number.POSITIVE_INFINITY);
 }
 
 /** The maps whose regions have changed since the snapshot, but for what is pending. */
@@ -152,7 +133,8 @@ function restoresBetween(state: GroupState, volume: GroupVolume, above: Lsn, bel
     .filter((map) => map !== undefined);
 }
 
-function orInto(map: RegionMap, view: RegionMapView): void {
-  if (view instanceof RegionMap) map.or(view);
-  else for (const run of view.runs()) map.setRange(run.first, run.end);
+/** In the range, which is all of it unless told, and perhaps around it. */
+function orInto(map: RegionMap, view: RegionMapView, first?: RegionIndex, end?: RegionIndex): void {
+  if (view instanceof RegionMap) map.or(view, first, end);
+  else for (const run of view.runs(first, end)) map.setRange(run.first, run.end);
 }

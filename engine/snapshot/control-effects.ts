@@ -36,8 +36,10 @@ export class ControlEffects {
     return all.filter((snapshot) => snapshot.name !== null).sort((a, b) => a.lsn - b.lsn);
   }
 
+  /** Names are unique, so that nothing is sorted for this: it is asked often. */
   find(name: string): Snapshot | undefined {
-    return this.named.find((snapshot) => snapshot.name === name);
+    const { chain, detached } = this.#state;
+    return detached.find((each) => each.name === name) ?? chain.layers.find((layer) => layer.name === name);
   }
 
   byId(id: string): Snapshot | undefined {

@@ -190,9 +190,33 @@ t.test('a count of several maps together is that of their union', (t) => {
       if (random.chance(0.3)) map.setRange(random.below(length), length);
     }
     const [first, ...others] = maps;
-    const union = new RegionMap(length);
-    for (const map of maps) union.or(map);
-    t.equal(first?.countWith(others), union.count, `round ${round}`);
+    // Counted again after each change: nothing that was kept of the maps as they were counts.
+    for (let change = 0; change < 5; change++) {
+      const union = new RegionMap(length);
+      for (const map of maps) union.or(map);
+      t.equal(first?.countWith(others), union.count, `round ${round}`);
+      const region = random.below(length);
+      if (random.chance(0.5)) random.pick(maps).set(region);
+      else random.pick(maps).clearRange(region, Math.min(length, region + 40));
+    }
   }
   t.end();
+});
+
+t.test('of another map only the pages of a range are taken', async (t) => {
+  const other = new RegionMap(4 * PAGE_REGIONS + 9);
+  other.setRange(0, other.length);
+  for (let page = 0; page < 5; page++) other.clear(page * PAGE_REGIONS + 1);
+  const map = new RegionMap(other.length);
+  map.or(other, PAGE_REGIONS + 5, 3 * PAGE_REGIONS);
+  t.same(
+    [...map.runs()],
+    [
+      { first: PAGE_REGIONS, end: PAGE_REGIONS + 1 },
+      { first: PAGE_REGIONS + 2, end: 2 * PAGE_REGIONS + 1 },
+      { first: 2 * PAGE_REGIONS + 2, end: 3 * PAGE_REGIONS },
+    ],
+  );
+  map.or(other, 4 * PAGE_REGIONS + 8, other.length);
+  t.equal(map.countRange(3 * PAGE_REGIONS, map.length), 8);
 });

@@ -40,6 +40,7 @@ const SERVER = '00000002';
 const INFO = '00000003';
 const META_CONTEXT = '00000004';
 const UNSUP = '80000001';
+const POLICY = '80000002';
 const INVALID = '80000003';
 const UNKNOWN = '80000006';
 const SHUTDOWN = '80000007';
@@ -141,6 +142,16 @@ t.test('INFO and GO', async (t) => {
     { kind: 'more' },
     directoryOf(),
   );
+});
+
+t.test('an export on which no session may begin says why, to GO and to INFO', async (t) => {
+  const busy = directoryOf(exportInfo('vol', { refusal: 'vol is busy' }), exportInfo('other'));
+  for (const number of [6, 7]) {
+    const refused = reply(number, POLICY, "'vol is busy'");
+    transcript(t, `${FIXED} ${option(number, "00000003 'vol' 0000")}`, refused, { kind: 'more' }, busy);
+  }
+  transcript(t, `${FIXED} ${option(1, "'vol'")}`, '', { kind: 'close', reason: /vol is busy/ }, busy);
+  transcript(t, `${FIXED} ${option(1, "'other'")}`, '0000000000100000 0005', { kind: 'transmission' }, busy);
 });
 
 t.test('malformed INFO and GO are refused, and the next option is understood', async (t) => {

@@ -1,8 +1,10 @@
 /** Snapshots, restores, changes and imports through the control API, and the guard before them (T4). */
+import { once } from 'node:events';
 import t from 'tap';
 import { EngineError } from '../../engine/errors.ts';
 import { FAKE_REGION_BYTES, FakeGroup } from '../fixtures/fake-group.ts';
 import { startFakeNode } from '../fixtures/fake-node.ts';
+import { exportNameHandshake } from '../fixtures/raw-session.ts';
 import { until } from '../fixtures/test-server.ts';
 
 const MIB = 1 << 20;
@@ -107,7 +109,7 @@ t.test(
   'T4: devices that nobody uses are flushed and held before, and their caches dropped after',
   async (t) => {
     const group = new FakeGroup('g', { v: MIB, w: MIB });
-    const { client, devices, guard } = await startFakeNode(t, group);
+    const { client, devices, served } = await startFakeNode(t, group);
     await client.createSnapshot('g', { name: 'a' });
     await devices.attach({ ...plain, uri: localUri, device: '/dev/nbd0', exportName: 'g/v' });
     await devices.attach({ ...plain, uri: localUri, device: '/dev/nbd1', exportName: 'g/w@a' });
@@ -115,12 +117,15 @@ t.test(
     const restore = group.restore.bind(group);
     group.restore = async (...args) => {
       devices.steps.push('restore');
-      t.throws(() => guard.refuseWhileHeld('g/v'), { code: 'in-use', message: /while restoring g@a/ });
+      t.throws(() => served.exports.holds.refuseWhileHeld('g/v'), {
+        code: 'in-use',
+        message: /while restoring g@a/,
+      });
       return await restore(...args);
     };
     await client.restore('g', 'a', {});
     t.strictSame(devices.steps, ['hold /dev/nbd0', 'sync /dev/nbd1', 'restore', 'drop /dev/nbd0']);
-    guard.refuseWhileHeld('g/v');
+    served.exports.holds.refuseWhileHeld('g/v');
     devices.steps.length = 0;
     await client.refreshSnapshot('g', 'a', false);
     t.strictSame(
@@ -183,6 +188,123 @@ t.test('a snapshot that is used is not deleted or renamed beneath its users', as
   await client.deleteSnapshot('g', 'b', true);
   t.ok(await user.closed);
   t.strictSame(devices.list(), []);
+});
+
+t.test('T4: nobody comes between the look and the change', async (t) => {
+  const group = new FakeGroup('g', { v: MIB, w: MIB });
+  const { client, served } = await startFakeNode(t, group);
+  await client.createSnapshot('g', { name: 'a' });
+  const opens = async (name: string): Promise<boolean> => {
+    const session = await served.client({}, name);
+    await session.disconnect();
+    await until(() => served.server.sessions().length === 0);
+    return true;
+  };
+  const refused = (what: string) => ({ code: 'refused', message: new RegExp(`while ${what}: try again`) });
+  let during = async (): Promise<void> => {};
+  const { restore, deleteSnapshot } = group;
+  group.restore = async (...args) => {
+    await during();
+    return await restore.apply(group, args);
+  };
+  group.deleteSnapshot = async (name) => {
+    await during();
+    await deleteSnapshot.call(group, name);
+  };
+
+  during = async () => {
+    await t.rejects(opens('g/v'), refused('restoring g@a'));
+    const byName = await served.rawSocket();
+    byName.resume();
+    byName.write(exportNameHandshake('g/v'));
+    await once(byName, 'close');
+    t.strictSame(served.server.sessions(), []);
+    t.ok(await opens('g/w'), 'a volume that is not restored');
+    t.ok(await opens('g/v@a'), 'the snapshot that is restored from');
+    served.exports.issueTicket('@device', 'g/v');
+    t.ok(await opens('@device'), 'a kernel device of this node, which the guard has looked at');
+    served.exports.revokeTicket('@device');
+    group.role = 'secondary';
+    t.ok(await opens('g/v'), 'who cannot write');
+    group.role = 'primary';
+  };
+  await client.restore('g', 'a', { volume: 'v' });
+  t.ok(await opens('g/v'), 'afterwards');
+
+  group.refusal = new EngineError('disk', 'no space', { errno: 'ENOSPC' });
+  await t.rejects(client.restore('g', 'a', { volume: 'v' }), { code: 'disk' });
+  t.ok(await opens('g/v'), 'also when it fails');
+  group.refusal = undefined;
+
+  during = async () => {
+    await t.rejects(opens('g/w@a'), refused('deleting g@a'));
+  };
+  await client.deleteSnapshot('g', 'a', false);
+  await t.rejects(opens('g/w@a'), { code: 'refused', message: /no export/ });
+});
+
+t.test('T4: the undo snapshot that a restore replaces is guarded as if it were deleted', async (t) => {
+  const group = new FakeGroup('g', { v: MIB, w: MIB });
+  const { client, served, devices } = await startFakeNode(t, group);
+  for (const name of ['a', 'undo']) await client.createSnapshot('g', { name });
+  const restores = () => group.calls.filter((call) => call.startsWith('restore'));
+  await devices.attach({ ...plain, uri: localUri, exportName: 'g/w@undo' });
+  await t.rejects(client.restore('g', 'a', { volume: 'v' }), {
+    code: 'in-use',
+    message: /not restoring g@a, which replaces g@undo: \/dev\/nbd0 of g\/w@undo is attached;/,
+  });
+  await t.rejects(client.restore('g', 'undo', {}), { code: 'in-use' }, 'also by its own restore');
+  await devices.detach('/dev/nbd0', { force: false });
+  const user = await served.client({}, 'g/v@undo');
+  await t.rejects(client.restore('g', 'a', {}), { code: 'in-use', message: /may write g\/v@undo/ });
+  t.strictSame(restores(), []);
+
+  await group.renameSnapshot('undo', 'kept');
+  await client.restore('g', 'a', {});
+  t.ok((await user.readBuffer(0, 1)).equals(Buffer.alloc(1)), 'one that has another name is not replaced');
+  await group.renameSnapshot('kept', 'undo');
+  await devices.attach({ ...plain, uri: localUri, exportName: 'g/w@undo' });
+  await client.restore('g', 'a', { force: true });
+  t.ok(await user.closed);
+  t.strictSame(devices.steps, ['detach /dev/nbd0']);
+  t.equal(restores().length, 2);
+});
+
+t.test('what is being attached is not renamed, and not deleted with its group', async (t) => {
+  const group = new FakeGroup('g', { v: MIB });
+  const { client, served, devices, guard } = await startFakeNode(t, group);
+  await client.createSnapshot('g', { name: 'a' });
+  const { holds } = served.exports;
+  const ends: (() => void)[] = [];
+  const attach = (name: string) =>
+    holds.whileAttaching(name, () => new Promise<void>((end) => ends.push(end)));
+  const attaches = [attach('g/v@a'), attach('g/v@a')];
+  const refused = { code: 'in-use', message: /g\/v@a is being attached to a device: try again/ };
+  for (const end of ends) {
+    await t.rejects(client.renameSnapshot('g', 'a', 'b'), refused);
+    await t.rejects(client.deleteSnapshot('g', 'a', true), refused);
+    t.throws(() => guard.refuseWhileUsed('group g', (name) => name.startsWith('g/')), refused);
+    guard.refuseWhileUsed('group h', (name) => name.startsWith('h/'));
+    end();
+    await Promise.race(attaches.splice(0, 1));
+  }
+  guard.refuseWhileUsed('group g', (name) => name.startsWith('g/'));
+
+  const rename = group.renameSnapshot.bind(group);
+  group.renameSnapshot = async (name, to) => {
+    await t.rejects(attach('g/v@a'), { code: 'in-use', message: /while renaming g@a/ });
+    await t.rejects(client.deleteSnapshot('g', 'a', true), { code: 'in-use', message: /while renaming/ });
+    const session = await served.client({}, 'g/v@a');
+    await rename(name, to);
+    t.match(served.server.sessions(), [{ exportName: 'g/v@b' }], 'sessions go along');
+    await session.disconnect();
+  };
+  t.match(await client.renameSnapshot('g', 'a', 'b'), { name: 'b' });
+  group.renameSnapshot = rename;
+  await devices.attach({ ...plain, uri: localUri, exportName: 'g/v@b' });
+  await t.rejects(client.renameSnapshot('g', 'b', 'c'), { code: 'in-use', message: /attached to/ });
+  await devices.detach('/dev/nbd0', { force: false });
+  t.match(await client.renameSnapshot('g', 'b', 'a'), { name: 'a' }, 'nothing is left held');
 });
 
 t.test('changes come in pages and add up', async (t) => {

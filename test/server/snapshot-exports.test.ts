@@ -1,5 +1,6 @@
 /** Exports of snapshots, and the contexts that tell what changed since one. */
 import t from 'tap';
+import { PAGE_REGIONS } from '../../engine/map/region-map.ts';
 import * as nbd from '../../protocol/constants.ts';
 import { listContexts } from '../../protocol/meta-context.ts';
 import { changedExtents, contextNames, resolveContexts } from '../../server/contexts.ts';
@@ -31,6 +32,28 @@ t.test('snapshots are exports: found, listed after the volumes, gone with their 
   await t.rejects(server.client({}, 'g/v@b-1.x'));
   for (const name of ['g/v@', 'g/v@a@a', 'g/x@a', 'g@a', '@a', 'g/v/a'])
     t.equal(server.exports.find(name), undefined, name);
+});
+
+t.test('a list of exports makes no device, and asks a group for its snapshots once', async (t) => {
+  const group = new FakeGroup('g', { v: MIB, w: MIB });
+  for (const name of ['a', 'b']) await group.createSnapshot(name);
+  const { snapshots } = group;
+  let asked = 0;
+  Object.defineProperty(group, 'snapshots', {
+    get: () => {
+      asked += 1;
+      return snapshots;
+    },
+  });
+  group.snapshotVolume = () => {
+    throw new Error('not for a list');
+  };
+  const exports = new Exports();
+  exports.add(group);
+  const listed = [...exports.list()];
+  t.equal(listed.length, 6);
+  t.strictSame(listed.at(-1), { name: 'g/w@b', description: 'volume w of group g at snapshot b' });
+  t.equal(asked, 1);
 });
 
 t.test('a secondary is read-only, its snapshots are not; the default export is a volume', async (t) => {
@@ -155,6 +178,33 @@ t.test('extents against a plain look at each byte', async (t) => {
     if (whole) t.equal(at, offsetBytes + lengthBytes, `seed ${seed}: all of it`);
     else t.ok(at <= offsetBytes + lengthBytes, `seed ${seed}: no more than was asked`);
   }
+});
+
+t.test('a look goes from page to page of the maps, and no further than its extents', async (t) => {
+  const regionBytes = 2;
+  const sizeBytes = 3 * PAGE_REGIONS * regionBytes;
+  const group = new FakeGroup('g', { v: sizeBytes });
+  const since = await group.createSnapshot('a');
+  const image = { group, volume: 'v', snapshot: undefined };
+  for (let region = PAGE_REGIONS - 10; region < PAGE_REGIONS + 20; region += 1) group.changed.add(region);
+  group.changed.add(2 * PAGE_REGIONS);
+  const query = { offsetBytes: 11, lengthBytes: sizeBytes - 11, regionBytes, maxExtents: 100 };
+  t.strictSame(changedExtents(image, since, query), [
+    { lengthBytes: (PAGE_REGIONS - 10) * regionBytes - 11, flags: 0 },
+    { lengthBytes: 30 * regionBytes, flags: 1 },
+    { lengthBytes: (PAGE_REGIONS - 20) * regionBytes, flags: 0 },
+    { lengthBytes: regionBytes, flags: 1 },
+    { lengthBytes: (PAGE_REGIONS - 1) * regionBytes, flags: 0 },
+  ]);
+  t.strictSame(
+    group.calls.slice(1),
+    [5, PAGE_REGIONS, 2 * PAGE_REGIONS].map(
+      (from, page) => `changedRuns v a - ${from} ${(page + 1) * PAGE_REGIONS}`,
+    ),
+  );
+  group.calls.length = 0;
+  changedExtents(image, since, { ...query, maxExtents: 1 });
+  t.equal(group.calls.length, 1, 'all that was asked for was found in the first');
 });
 
 t.test('contexts that nobody knows select nothing', async (t) => {

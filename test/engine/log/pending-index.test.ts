@@ -30,16 +30,18 @@ function view(index: PendingIndex, raw: Buffer, lsns: readonly number[]): Buffer
 t.test('against a byte array for each point of the log', async (t) => {
   for (let seed = 1; seed <= 60; seed++) {
     const random = new Random(seed);
-    const index = new PendingIndex(REGION);
+    const index = new PendingIndex(REGION, REGIONS);
     const raw = Buffer.alloc(SIZE);
     const queue: LogRecord[] = [];
     const head = Buffer.alloc(SIZE);
     const nodes: { lsn: number; image: Buffer }[] = [];
+    const nodeLsns = [-1];
     for (let lsn = 1; lsn <= 80; lsn++) {
       const kind = random.below(10);
       if (kind === 0) {
         index.nodeAppended(lsn);
         nodes.push({ lsn, image: Buffer.from(head) });
+        nodeLsns.push(lsn);
       } else if (kind < 4) {
         const oldest = queue.shift();
         if (oldest === undefined) continue;
@@ -65,20 +67,24 @@ t.test('against a byte array for each point of the log', async (t) => {
             offsetBytes < (region + 1) * REGION && offsetBytes + lengthBytes > region * REGION,
         );
         if (index.has(region) !== touching.length > 0) throw new Error(`seed ${seed}: has ${region}`);
-        const after = lsn - 20;
-        const above = touching.some(({ batch }) => batch.lsn > after);
-        if ([...index.regionsAbove(after)].includes(region) !== above) throw new Error(`seed ${seed}: above`);
-        if (index.touches(region, after, Number.POSITIVE_INFINITY) !== above)
-          throw new Error(`seed ${seed}: touches`);
+        for (let nth = 0; nth < 3; nth++) {
+          const above = random.pick(nodeLsns);
+          const below = random.chance(0.3) ? Number.POSITIVE_INFINITY : random.pick(nodeLsns);
+          const wanted = touching.some(({ batch }) => batch.lsn > above && batch.lsn < below);
+          const found = index.regionsBetween(above, below).some((map) => map.has(region));
+          if (found !== wanted) throw new Error(`seed ${seed}: region ${region} from ${above} to ${below}`);
+        }
       }
       if (index.isEmpty !== (queue.length === 0)) throw new Error(`seed ${seed}: empty`);
+      if (index.regionsBetween(-1, Number.POSITIVE_INFINITY).length > nodes.length + 1)
+        throw new Error(`seed ${seed}: maps of nothing`);
     }
   }
   t.pass();
 });
 
 t.test('what is written over and over takes one place, unless a node lies between', async (t) => {
-  const index = new PendingIndex(REGION);
+  const index = new PendingIndex(REGION, REGIONS);
   const seen = () => index.inRegion(0, [-1, 1000], 0, REGION).map(({ batch }) => batch.lsn);
   for (let lsn = 1; lsn <= 50; lsn++) index.add(record(lsn, 0, REGION, 1));
   t.same(seen(), [50]);
@@ -102,4 +108,17 @@ t.test('what is written over and over takes one place, unless a node lies betwee
   index.add(record(60, 0, REGION, 1));
   index.add(record(61, 0, REGION, 1));
   t.same(seen(), [61]);
+});
+
+t.test('what was pending before a start is above the snapshots from before it', async (t) => {
+  const index = new PendingIndex(REGION, REGIONS);
+  index.add(record(60, 0, REGION, 1));
+  index.nodeAppended(70);
+  index.add(record(71, REGION, REGION, 1));
+  const between = (above: number, below: number) =>
+    index.regionsBetween(above, below).flatMap((map) => [...map.runs()]);
+  t.same(between(50, 70), [{ first: 0, end: 1 }], 'the snapshot at 50 was applied, its record is not here');
+  t.same(between(70, Number.POSITIVE_INFINITY), [{ first: 1, end: 2 }]);
+  index.clear();
+  t.same(between(-1, Number.POSITIVE_INFINITY), []);
 });

@@ -84,8 +84,20 @@ export const LOG_MUTANTS: readonly Mutant[] = [
     edits: [
       edit(
         'snapshot/changes.ts',
-        'volume.pending.regionsAbove(lsnOf(image))) map.set(region);',
-        '[] as number[]) map.set(region);',
+        'pendingSince(volume, image)) map.or(pending);',
+        '[] as RegionMap[]) map.or(pending);',
+      ),
+    ],
+    maxRuns: 2000,
+  },
+  {
+    name: 'a region counts as changed no more once the first of its records is applied',
+    rule: 'L2',
+    edits: [
+      edit(
+        'log/pending-index.ts',
+        '(next === undefined || next.batch.lsn > epoch.lastLsn)',
+        'records.length > 0',
       ),
     ],
     maxRuns: 2000,
