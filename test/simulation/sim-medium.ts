@@ -76,8 +76,8 @@ interface Change {
   readonly lengthBytes: number;
   /** Undefined: zeroes. */
   readonly bytes: Buffer | undefined;
-  /** The pages that it covers whole are given back. */
-  readonly hole: boolean;
+  /** A hole: its pages, which were covered whole before it was rounded to sectors, are given back. */
+  readonly hole: { readonly firstPage: number; readonly endPage: number } | undefined;
 }
 
 export class Medium {
@@ -129,7 +129,7 @@ export class Medium {
     if (lengthBytes === 0) return;
     this.#space.usedPages += this.missingPages(lengthBytes, offsetBytes);
     this.#now.write(source, sourceStart, lengthBytes, offsetBytes);
-    this.#log(lengthBytes, offsetBytes, true, false);
+    this.#log(lengthBytes, offsetBytes, true);
   }
 
   /** The caller has seen that there is space. */
@@ -141,15 +141,15 @@ export class Medium {
       lengthBytes,
       offsetBytes,
       offsetBytes % SECTOR_BYTES !== 0 || lengthBytes % SECTOR_BYTES !== 0,
-      false,
     );
   }
 
   punch(lengthBytes: number, offsetBytes: number): void {
     if (lengthBytes === 0) return;
     this.#now.zero(lengthBytes, offsetBytes, false);
-    const end = Math.floor((offsetBytes + lengthBytes) / PAGE_BYTES);
-    for (let page = Math.ceil(offsetBytes / PAGE_BYTES); page < end; page++) {
+    const firstPage = Math.ceil(offsetBytes / PAGE_BYTES);
+    const endPage = Math.floor((offsetBytes + lengthBytes) / PAGE_BYTES);
+    for (let page = firstPage; page < endPage; page++) {
       this.#space.usedPages -= this.#now.allocated[page] ?? 0;
       this.#now.allocated[page] = 0;
     }
@@ -157,7 +157,7 @@ export class Medium {
       lengthBytes,
       offsetBytes,
       offsetBytes % SECTOR_BYTES !== 0 || lengthBytes % SECTOR_BYTES !== 0,
-      true,
+      { firstPage, endPage },
     );
   }
 
@@ -171,7 +171,7 @@ export class Medium {
     this.#now.allocated.fill(0);
   }
 
-  #log(lengthBytes: number, offsetBytes: number, withBytes: boolean, hole: boolean): void {
+  #log(lengthBytes: number, offsetBytes: number, withBytes: boolean, hole?: Change['hole']): void {
     const start = Math.floor(offsetBytes / SECTOR_BYTES) * SECTOR_BYTES;
     const end = Math.min(
       this.sizeBytes,
@@ -258,7 +258,7 @@ export class Medium {
       const next = Math.min(change.lengthBytes, (page + 1) * PAGE_BYTES - change.offsetBytes);
       if (!alike) {
         for (; at < next; at += SECTOR_BYTES) if (random.chance(keep)) this.#carryOutSector(change, at);
-      } else if (random.chance(keep) && !change.hole) this.#durable.allocated[page] = 1;
+      } else if (random.chance(keep) && change.hole === undefined) this.#durable.allocated[page] = 1;
       at = next;
     }
   }
@@ -297,13 +297,13 @@ export class Medium {
 
   #carryOut(change: Change): void {
     const { offsetBytes, lengthBytes, bytes, hole } = change;
-    if (bytes !== undefined && !hole) this.#durable.write(bytes, 0, lengthBytes, offsetBytes);
-    else if (!hole) this.#durable.zero(lengthBytes, offsetBytes, true);
-    else for (let at = 0; at < lengthBytes; at += SECTOR_BYTES) this.#carryOutSector(change, at);
-    if (!hole) return;
-    const end = Math.floor((offsetBytes + lengthBytes) / PAGE_BYTES);
-    for (let page = Math.ceil(offsetBytes / PAGE_BYTES); page < end; page++)
-      this.#durable.allocated[page] = 0;
+    if (hole === undefined) {
+      if (bytes !== undefined) this.#durable.write(bytes, 0, lengthBytes, offsetBytes);
+      else this.#durable.zero(lengthBytes, offsetBytes, true);
+      return;
+    }
+    for (let at = 0; at < lengthBytes; at += SECTOR_BYTES) this.#carryOutSector(change, at);
+    for (let page = hole.firstPage; page < hole.endPage; page++) this.#durable.allocated[page] = 0;
   }
 
   #carryOutSector(change: Change, at: number): void {
@@ -311,8 +311,8 @@ export class Medium {
     const offsetBytes = change.offsetBytes + at;
     const page = Math.floor(offsetBytes / PAGE_BYTES);
     // A hole that came to be in part only is allocated still.
-    if (bytes === undefined) this.#durable.zero(SECTOR_BYTES, offsetBytes, !hole);
-    else if (hole && this.#durable.allocated[page] === 0)
+    if (bytes === undefined) this.#durable.zero(SECTOR_BYTES, offsetBytes, hole === undefined);
+    else if (hole !== undefined && this.#durable.allocated[page] === 0)
       this.#durable.zero(SECTOR_BYTES, offsetBytes, false);
     else this.#durable.write(bytes, at, Math.min(SECTOR_BYTES, bytes.length - at), offsetBytes);
   }

@@ -120,3 +120,19 @@ test('space counts what is allocated, comes back with holes and removals, and is
   await settle(machine, machine.folder().remove('volumes/v0.img'));
   t.equal(machine.space.usedPages, 0);
 });
+
+test('a hole that ends inside a sector leaves the rest of it, also when it is made again', async (t) => {
+  const machine = storage(1);
+  const opened = await disk(machine);
+  await settle(machine, opened.write(sectors(8, 1), 0, 8 * SECTOR_BYTES, 0));
+  await settle(machine, opened.sync());
+  for (let time = 0; time < 2; time++) {
+    await settle(machine, opened.punch(0, 8 * SECTOR_BYTES - 256));
+    await settle(machine, opened.sync());
+  }
+  machine.kill(true);
+  const again = await settle(machine, machine.folder().open('volumes/v0.img'));
+  const last = sectors(1, 255);
+  await settle(machine, again.read(last, 0, SECTOR_BYTES, 7 * SECTOR_BYTES));
+  t.same([last[0], last[255], last[256], last[511]], [0, 0, 1, 1]);
+});
