@@ -162,9 +162,15 @@ export class Snapshots {
 
   /** A record for other members, where there is room: the deletion holds without it (rule S4). */
   #tellMembers(control: Control): void {
-    if (this.#state.log.failure !== undefined) return;
-    const batch = this.#state.log.appendControl(encodeControl(control));
-    if (batch !== undefined) this.#host.enqueue(batch, control);
+    const { log } = this.#state;
+    if (log.failure !== undefined) return;
+    try {
+      const batch = log.appendControl(encodeControl(control));
+      if (batch !== undefined) this.#host.enqueue(batch, control);
+    } catch (error) {
+      // A log that fails now has told so itself, and takes nothing back of what was done.
+      if (!(error instanceof EngineError)) throw error;
+    }
   }
 
   /** Gives it another name; an undo snapshot that was given a name is kept when the next restore is made. */

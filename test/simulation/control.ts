@@ -44,7 +44,9 @@ export class Control {
   async #quiet(snapshot: SnapshotModel): Promise<boolean> {
     const machine = this.#machine;
     const quiet = () => ![...machine.inFlight].some((flight) => flight.snapshot === snapshot);
-    return await machine.attempt(`an end of the requests to ${snapshot.name}`, quiet);
+    if (!(await machine.attempt(`an end of the requests to ${snapshot.name}`, quiet))) return false;
+    // It may have been given up meanwhile, as an event has told.
+    return machine.model.snapshots.includes(snapshot);
   }
 
   #view(snapshot: SnapshotModel): SimSnapshotView | undefined {

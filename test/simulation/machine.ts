@@ -30,6 +30,12 @@ export interface Flight {
   readonly alone?: boolean;
 }
 
+/** Of two, one after the other with nobody who looked in between. */
+function worse(death: Death, before: Death | undefined): Death {
+  const order: readonly Death[] = ['killed', 'log lost', 'power cut'];
+  return order.indexOf(before ?? 'killed') > order.indexOf(death) ? (before ?? death) : death;
+}
+
 /** What the operator has under way at most. */
 const MAX_CONTROLS = 3;
 
@@ -151,12 +157,13 @@ export class Machine {
     // While a group logs, what its volumes lack is written again from the log; but for what was written before it did.
     if (volume && this.model.mode === 'logged' && !this.model.owesDirect(index)) return;
     // What was not durable of these is written again by the next process, before it counts (rule L6).
-    const isLog = fileKind(name) === 'log';
-    if (isLog) this.#logLost = true;
-    const owes = this.model.volumes.some((_, other) => this.model.owesDirect(other));
-    // One that fails while the group is opened loses what the process before it left in the log, and nothing else.
-    if (isLog && this.death !== undefined && this.model.mode === 'logged') this.death = 'power cut';
-    if (fileKind(name) === 'record' || (isLog && !owes)) return;
+    if (fileKind(name) === 'record') return;
+    if (fileKind(name) === 'log') {
+      // One that fails while the group is opened loses what the process before it left in the log, and nothing else.
+      if (this.group !== undefined) this.#logLost = true;
+      else if (this.death === 'killed') this.death = 'log lost';
+      return;
+    }
     this.lossy = true;
     if (volume) this.model.loosen(index);
   }
@@ -306,7 +313,7 @@ export class Machine {
     }
     this.note(() => (cut ? 'power cut' : 'killed'));
     this.storage.failedSyncs = [];
-    this.death = cut || this.#logLost || this.death === 'power cut' ? 'power cut' : 'killed';
+    this.death = worse(cut ? 'power cut' : this.#logLost ? 'log lost' : 'killed', this.death);
     this.lossy = false;
     this.#logLost = false;
   }

@@ -11,7 +11,21 @@ import { checkPrefix, type Found } from './prefix.ts';
 import { SnapshotModel } from './snapshot-model.ts';
 
 export type Mode = 'direct' | 'logged';
-export type Death = 'killed' | 'power cut';
+/** `log lost`: it was killed, and a sync of the log failed before that or at the start after it: what was logged and not flushed may be lost, page cache or not. */
+export type Death = 'killed' | 'log lost' | 'power cut';
+
+/** Whether a change that was acknowledged is there after that. */
+function survives(change: Change, death: Death): boolean {
+  if (death === 'killed') return true;
+  if (death === 'log lost') return change.durable || !change.logged;
+  return change.durable && change.logged;
+}
+
+const AFTER: Readonly<Record<Death, string>> = {
+  killed: 'after the kill',
+  'log lost': 'after a kill and a failed sync of the log',
+  'power cut': 'after the power cut',
+};
 
 /** A longer request may be cut into several records, each of which is there whole or not at all (rule L8). */
 const WHOLE_CELLS = 128;
@@ -345,27 +359,29 @@ export class Model {
       const image = this.volume(index);
       return { image, values, entries: (cell) => image.entries(cell) };
     });
-    const killed = death === 'killed';
     const seen = checkPrefix(found, {
-      invariant: killed ? '1 (acknowledged, and the process was killed)' : '1, 2 (durable, prefix)',
-      what: `after the ${killed ? 'kill' : 'power cut'}`,
+      invariant:
+        death === 'killed' ? '1 (acknowledged, and the process was killed)' : '1, 2 (durable, prefix)',
+      what: AFTER[death],
       beganAt,
       ordered: (change) => change.logged,
-      needed: (change) => change.acknowledged && (killed || (change.durable && change.logged)),
+      needed: (change) => change.acknowledged && survives(change, death),
     });
-    for (const { image, values } of found) this.#adopt(image, values, killed, seen);
+    for (const { image, values } of found) this.#adopt(image, values, death, seen);
     this.#mode = mode;
     this.#epoch++;
     this.#dead = false;
   }
 
   /** What is found after a crash is how it was decided. */
-  #adopt(image: Image, values: Int32Array, killed: boolean, seen: ReadonlySet<Change>): void {
+  #adopt(image: Image, values: Int32Array, death: Death, seen: ReadonlySet<Change>): void {
     image.loose = false;
-    if (!killed) {
+    if (death === 'power cut') {
       image.settle(values, 'found after a crash', this.now);
       return;
     }
+    // What was lost once does not come back.
+    for (const change of image.unsettled) if (!survives(change, death)) change.acknowledged = false;
     for (const change of seen) change.acknowledged = true;
     for (let cell = 0; cell < values.length; cell++) {
       const entries = image.entries(cell);
@@ -381,17 +397,16 @@ export class Model {
   /** Checks what a snapshot shows after a crash. */
   snapshotRecovered(death: Death, snapshot: SnapshotModel, values: readonly Int32Array[]): void {
     this.now++;
-    const killed = death === 'killed';
     const found = values.map((one, volume) => snapshot.found(volume, one));
     const seen = checkPrefix(found, {
       invariant: '4 (snapshot)',
-      what: `snapshot ${snapshot.name} after the ${killed ? 'kill' : 'power cut'}`,
+      what: `snapshot ${snapshot.name} ${AFTER[death]}`,
       beganAt: 0,
       ordered: () => false,
-      needed: (change) => killed && change.acknowledged,
+      needed: (change) => death !== 'power cut' && change.acknowledged && survives(change, death),
     });
     this.checkSnapshotOrder(snapshot, values);
-    for (const { image, values: one } of found) this.#adopt(image, one, killed, seen);
+    for (const { image, values: one } of found) this.#adopt(image, one, death, seen);
   }
 
   /** The image of a snapshot is the state at one place of the order: checked once, when all of it has been read. */

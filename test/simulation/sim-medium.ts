@@ -137,11 +137,7 @@ export class Medium {
     if (lengthBytes === 0) return;
     this.#space.usedPages += this.missingPages(lengthBytes, offsetBytes);
     this.#now.zero(lengthBytes, offsetBytes, true);
-    this.#log(
-      lengthBytes,
-      offsetBytes,
-      offsetBytes % SECTOR_BYTES !== 0 || lengthBytes % SECTOR_BYTES !== 0,
-    );
+    this.#log(lengthBytes, offsetBytes, offsetBytes % SECTOR_BYTES !== 0 || lengthBytes % SECTOR_BYTES !== 0);
   }
 
   punch(lengthBytes: number, offsetBytes: number): void {
