@@ -197,13 +197,15 @@ export class GroupState {
   }
 
   async #syncAll(volumes: readonly GroupVolume[]): Promise<void> {
-    const results = await Promise.allSettled(volumes.map((volume) => volume.disk.sync()));
-    const failed = results.find((result) => result.status === 'rejected');
-    if (failed === undefined) return;
-    for (const volume of volumes) volume.unsynced = true;
-    this.volumeLosses++;
-    this.onVolumeLost();
-    throw failed.reason;
+    const lost = (error: unknown): never => {
+      // At once, however long the others take: readers must not meet what it lost in between.
+      for (const volume of volumes) volume.unsynced = true;
+      this.volumeLosses++;
+      this.onVolumeLost();
+      throw error;
+    };
+    const results = await Promise.allSettled(volumes.map((volume) => volume.disk.sync().catch(lost)));
+    for (const result of results) if (result.status === 'rejected') throw result.reason;
   }
 
   /** Marks regions as written since the volume's creation, before they are. */

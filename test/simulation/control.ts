@@ -13,7 +13,7 @@ type ControlOperation = Extract<Operation, { pick: number }>;
 
 const UNDO = 'undo';
 /** With so little, the maps of some snapshots leave no room for more. */
-const SHORT_MEMORY_BYTES = 128 * 1024;
+const SHORT_MEMORY_BYTES = 512 * 1024;
 const IMAGE_PATH = '/images/import.img';
 
 export class Control {
