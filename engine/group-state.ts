@@ -46,6 +46,9 @@ export interface GroupCounters {
   regionsRestored: number;
 }
 
+/** The part of a group's record that nothing in memory stands for. */
+export type RecordChanges = Partial<Pick<GroupRecord, 'id' | 'generation' | 'links' | 'replica'>>;
+
 export interface StateParts {
   readonly folder: DiskFolder;
   readonly clock: Clock;
@@ -128,11 +131,12 @@ export class GroupState {
 
   /**
    * Makes the control state durable as it stands in memory, together with a checkpoint: one write (rule L10). In the lane. When it rejects,
-   * the record before it holds, or this one does.
+   * the record before it holds, or this one does. `changes`: of what is in the record alone.
    */
-  async writeRecord(checkpointLsn: Lsn): Promise<void> {
+  async writeRecord(checkpointLsn: Lsn, changes: RecordChanges = {}): Promise<void> {
     const record: GroupRecord = {
       ...this.#record,
+      ...changes,
       checkpointLsn,
       nodes: this.chain.nodes.filter((node) => node.applied).map((node) => this.#nodeRecord(node)),
       voided: [...this.voided],

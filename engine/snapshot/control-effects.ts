@@ -67,6 +67,9 @@ export class ControlEffects {
       case 'restore':
         this.#appendRestore(control, lsn);
         return;
+      case 'round':
+        this.#addLayer({ ...control, lsn, name: null, local: true });
+        return;
       case 'detach':
         return;
     }
@@ -143,6 +146,8 @@ export class ControlEffects {
         return await this.#prepareRefresh(control);
       case 'restore':
         return await this.#prepareRestore(control);
+      case 'round':
+        return this.#applyLayer(control.id, null);
       case 'detach':
         return this.#beginDetach(control.id);
     }
