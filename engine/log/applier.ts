@@ -17,7 +17,7 @@
  * writers wait.
  */
 import type { Timer } from '../clock.ts';
-import { EngineError } from '../errors.ts';
+import { assert, EngineError } from '../errors.ts';
 import type { GroupState, GroupVolume } from '../group-state.ts';
 import { bringForward } from '../snapshot/materialise.ts';
 import { preserve } from '../snapshot/preserve.ts';
@@ -160,6 +160,13 @@ export class Applier {
   checkpointSoon(): void {
     this.#checkpointDue = true;
     this.poke();
+  }
+
+  /** The log goes on at `lsn`: everything before is durable in the volumes, or will not come. In the lane. */
+  jumpTo(lsn: Lsn): void {
+    assert(this.isCaughtUp, 'nothing is left to apply');
+    this.#retained = [];
+    this.#appliedLsn = lsn;
   }
 
   /** Space was freed, or the like: a stalled applier tries again at once. */

@@ -56,7 +56,7 @@ async function bring(
   const lengthBytes = state.bytesOf(volume, region);
   const offsetBytes = region * state.regionBytes;
   const content = Buffer.allocUnsafe(lengthBytes);
-  await state.reader.read(volume, restore.source, content, 0, lengthBytes, offsetBytes);
+  await state.reader.read(volume, restore.view, content, 0, lengthBytes, offsetBytes);
   volume.unsynced = true;
   if (isZero(content)) {
     await volume.disk.punch(offsetBytes, lengthBytes);
