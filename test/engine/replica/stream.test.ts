@@ -68,6 +68,7 @@ t.test('a ring smaller than the writes: it is applied, freed and filled again', 
   for (let round = 1; round <= 12; round++) {
     await pair.primary.write(0, round, 32);
     await pair.ship(undefined, 1);
+    await pair.primary.group.settled();
   }
   await pair.stream();
   const { primary, secondary } = await pair.images();
