@@ -188,7 +188,8 @@ export class Admission {
     const [first] = batches;
     if (first === undefined) return false;
     const lacking = this.#lackingAt(first);
-    if (lacking !== undefined && lacking.count > 0) return await this.#restoreLacking(first, lacking);
+    if (lacking !== undefined && (lacking.count > 0 || lacking.source === undefined))
+      return await this.#restoreLacking(first, lacking);
     const next = batches.findIndex((batch, index) => index > 0 && this.#isRestore(batch));
     await this.#admit(next === -1 ? batches : batches.slice(0, next));
     return true;
@@ -228,7 +229,8 @@ export class Admission {
     }
     const control = onSecondary(this.#state, this.#effects, this.#host.controlOf(batch));
     if (control?.type !== 'restore') throw new Error('bug: a restore is one everywhere');
-    if (replicaOf(this.#state).resync === null && (await this.#state.space.isShort()))
+    const begins = replicaOf(this.#state).resync === null && lacking.count > 0;
+    if (begins && (await this.#state.space.isShort()))
       throw new EngineError(
         'unavailable',
         'there is no room to keep what readers see until the regions of a restore have come',
@@ -240,6 +242,7 @@ export class Admission {
     this.#host.applier.jumpTo(batch.endLsn);
     if (lacking.source === undefined) this.restoredByReferenceLsn = null;
     else this.#noteRestored(batch.lsn, control.volumes.length);
+    if (lacking.count === 0) return true;
     const message = `a restore of the primary needs ${lacking.count} regions that are not in the log: they are asked for`;
     this.#state.emit({ type: 'resync.needed', message, data: { regions: lacking.count } });
     return true;

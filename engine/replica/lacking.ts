@@ -73,9 +73,11 @@ export async function restoreLacking(
 ): Promise<void> {
   await syncedVolumes(state);
   await state.settleRecord();
-  for (const { volume, lacking } of restore.lacking.volumes) await needs.add(volume, [...lacking.runs()]);
+  for (const { volume, lacking } of restore.lacking.volumes)
+    if (lacking.count > 0) await needs.add(volume, [...lacking.runs()]);
   const before = replicaOf(state);
   const joined = await join(state, restore, before.resync === null);
+  const version = before.needs.version + (restore.lacking.count > 0 ? 1 : 0);
   const replaced = takeUndoName(effects, restore.control);
   const shown = state.shownImage;
   if (joined.guard !== undefined) state.shownImage = joined.guard;
@@ -86,7 +88,7 @@ export async function restoreLacking(
         ...before,
         horizonLsn: restore.batch.endLsn,
         resync: joined.guard === undefined ? before.resync : { guardId: joined.guard.id },
-        needs: { version: before.needs.version + 1, volumes: needs.volumes },
+        needs: { version, volumes: needs.volumes },
       },
     });
   } catch (error) {
@@ -112,19 +114,21 @@ interface Joined {
 }
 
 /** The guard and the undo snapshot, unless regions come out of order already, and what is restored by reference. */
-async function join(state: GroupState, restore: LackingRestore, isFirst: boolean): Promise<Joined> {
-  const { batch, control } = restore;
+async function join(state: GroupState, restore: LackingRestore, isConsistent: boolean): Promise<Joined> {
+  const { batch, control, lacking } = restore;
   const node = await restoreOfHeld(state, restore);
   const layers: Layer[] = [];
-  const guard = isFirst ? newLayer(state, batch.lsn, { name: null, users: 1 }) : undefined;
-  if (guard !== undefined) {
+  const begins = isConsistent && lacking.count > 0;
+  const guard = begins ? newLayer(state, batch.lsn, { name: null, users: 1 }) : undefined;
+  if (guard !== undefined) layers.push(guard);
+  if (isConsistent) {
     const undoOf = control.volumes.map((volume) => volume.name);
     const { id, createdAt } = control.undo;
     const identity = { id, createdAt, lsn: batch.lsn, name: UNDO_NAME, local: false, undoOf };
     const undo = new Layer(identity, state.layerParts());
     undo.recordedName = UNDO_NAME;
     undo.applied = true;
-    layers.push(guard, undo);
+    layers.push(undo);
   }
   for (const layer of layers) joinChain(state, layer);
   if (node !== undefined) {
