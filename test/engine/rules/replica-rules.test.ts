@@ -244,3 +244,28 @@ t.test(
     t.ok(done > 0 && done < 40, `${done} came through`);
   },
 );
+
+t.test('K9: … also where it was somebody else who synced', async (t) => {
+  const slow = { group: { copyBytesPerSecond: 1 } };
+  const pair = await ReplicaPair.synchronised({ regions: 4, secondary: slow });
+  await pair.primary.write(0, 1, 4);
+  await pair.primary.group.createSnapshot('a');
+  await pair.primary.write(0, 2, 4);
+  await pair.primary.group.restore('a');
+  await pair.ship();
+  await pair.secondary.pass(100);
+  const round = await pair.round();
+  t.match(pair.state, { holding: { roundId: round.id } });
+  const region = (number: number) => [{ region: number, bytes: Buffer.alloc(4096, 9) }];
+  const { operations } = pair.secondary.group;
+  t.equal(operations.filter(({ kind }) => kind === 'restore').length, 1, 'there is something still to come');
+  await pair.port.writeRegions(pair.session, round.id, 'v', region(3));
+  let left = 1;
+  pair.secondary.watch((operation, name) =>
+    operation === 'sync' && name.endsWith('v.img') && left-- > 0 ? 'EIO' : undefined,
+  );
+  await t.rejects(pair.port.writeRegions(pair.session, round.id, 'v', region(2)), { code: 'disk' });
+  await t.rejects(pair.port.syncRegions(pair.session, round.id), { code: 'disk' }, 'region 3 may be lost');
+  await pair.port.writeRegions(pair.session, round.id, 'v', [...region(2), ...region(3)]);
+  await pair.port.syncRegions(pair.session, round.id);
+});
