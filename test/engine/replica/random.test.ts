@@ -14,7 +14,7 @@ const VOLUMES = ['v', 'w'];
 const STEPS = 40;
 /** `SEED=7 SEEDS=1` runs one again. */
 const FIRST = Number(process.env['SEED'] ?? 1);
-const SEEDS = Number(process.env['SEEDS'] ?? 60);
+const SEEDS = Number(process.env['SEEDS'] ?? 40);
 
 type Images = number[][];
 
@@ -249,6 +249,13 @@ class Run {
     else work.catch(() => {});
   }
 
+  async reopen(): Promise<void> {
+    const { secondary } = this.pair;
+    // It tells what had failed; it is closed all the same.
+    await secondary.group.close().catch(() => {});
+    await secondary.open();
+  }
+
   async step(): Promise<void> {
     const { random } = this;
     if (random.chance(0.6)) await this.primaryStep();
@@ -263,6 +270,11 @@ class Run {
     if (!this.crashed) {
       this.pair.secondary.folder.faults.decide = undefined;
       if (!random.chance(0.1) && this.pair.secondary.group.failure === undefined) return;
+    }
+    if (!this.crashed && random.chance(0.5)) {
+      await this.during(this.reopen());
+      await this.look();
+      return;
     }
     this.counts.crashes++;
     this.crashed = false;
