@@ -320,10 +320,11 @@ export class Snapshots {
   /** Of a snapshot that is this node's alone, without a record. */
   async #detachHere(id: string): Promise<void> {
     this.#host.check();
-    await this.#state.lane(async () => {
+    const state = this.#state;
+    await state.lane(async () => {
       const takeBack = await this.#effects.prepare({ type: 'detach', id });
       try {
-        await this.#state.writeRecord(this.#state.checkpointLsn);
+        await state.writeRecord(state.checkpointLsn);
       } catch (error) {
         takeBack();
         throw error;

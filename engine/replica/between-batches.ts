@@ -2,9 +2,12 @@
  * Layers that no record of the log makes: a secondary's log is its primary's, so what is its own is taken between two batches, with the checkpoint
  * there (rule S7). The guard of a resync is one (K9), a local snapshot another.
  */
+import { EngineError } from '../errors.ts';
 import type { GroupState, RecordChanges } from '../group-state.ts';
+import type { Applier } from '../log/applier.ts';
 import { Layer } from '../snapshot/chain.ts';
 import type { Lsn } from '../units.ts';
+import { replicaOf } from './replica-record.ts';
 
 /**
  * Takes a layer at `lsn`: all below it is in the volumes, durably, and nothing above it is. One durable write, with what `changes` says of the record
@@ -50,4 +53,22 @@ export function newLayer(
 export function joinChain(state: GroupState, layer: Layer): void {
   state.chain.append(layer);
   for (const volume of state.volumes) volume.pending.nodeAppended(layer.lsn);
+}
+
+/** A snapshot of this node's own, at the horizon. False when what is admitted is not all applied, durably. In the lane. */
+export async function takeLocal(state: GroupState, applier: Applier, name: string): Promise<boolean> {
+  refuseInside(state);
+  const { horizonLsn } = replicaOf(state);
+  if (!applier.isCaughtUp) return false;
+  await applier.checkpoint();
+  if (!applier.isCaughtUp || state.checkpointLsn !== horizonLsn) return false;
+  await takeLayer(state, horizonLsn, { name, users: 0 }, () => ({}));
+  return true;
+}
+
+/** Throws `unavailable` where there is no image of now to take (rule K9). */
+export function refuseInside(state: GroupState): void {
+  if (replicaOf(state).resync === null) return;
+  const what = 'this node is being resynchronised, and has no image of now: wait until it is done';
+  throw new EngineError('unavailable', what);
 }

@@ -28,8 +28,9 @@ import type { RegionRun } from '../map/region-map.ts';
 import type { ControlEffects } from '../snapshot/control-effects.ts';
 import type { Lsn } from '../units.ts';
 import { Admission, type AdmissionHost } from './admission.ts';
-import { takeLayer } from './between-batches.ts';
+import { refuseInside, takeLocal } from './between-batches.ts';
 import { refusalOf } from './hand-over.ts';
+import { takeNames } from './names.ts';
 import type { Needs } from './needs.ts';
 import { replicaOf, writeReplica } from './replica-record.ts';
 import { Resync } from './resync.ts';
@@ -243,7 +244,7 @@ export class Replica implements ReplicaPort {
       upstream: { linkId, linkName, memberId },
       restart: { lsn, chain, groupId, generation },
     };
-    const names = this.#renamed(snapshots);
+    const names = takeNames(this.#effects, snapshots);
     try {
       if (replicaOf(state).resync !== null) await writeReplica(state, from, intent);
       else await this.#resync.guard(from, () => ({ replica: { ...replicaOf(state), ...intent } }));
@@ -269,31 +270,6 @@ export class Replica implements ReplicaPort {
     this.#intake.reset();
     this.#admission.cut();
     this.#admission.wantsRoom = false;
-  }
-
-  /** The names of the primary's snapshots as of there: what was deleted meanwhile has none any more (rule S4). */
-  #renamed(snapshots: LogRestart['snapshots']): { readonly giveBack: () => void; readonly tell: () => void } {
-    const before = this.#effects.named.filter((snapshot) => !snapshot.local);
-    const old = before.map((snapshot) => ({
-      snapshot,
-      name: snapshot.name,
-      recordedName: snapshot.recordedName,
-    }));
-    const local = new Set(this.#effects.named.filter(({ local }) => local).map(({ name }) => name));
-    for (const snapshot of before) {
-      const name = snapshots.find(({ id }) => id === snapshot.id)?.name;
-      const given = name === undefined || local.has(name) ? null : name;
-      snapshot.name = given;
-      snapshot.recordedName = given;
-    }
-    const giveBack = (): void => {
-      for (const { snapshot, name, recordedName } of old) Object.assign(snapshot, { name, recordedName });
-    };
-    const tell = (): void => {
-      for (const { snapshot } of old)
-        if (snapshot.name === null) this.#effects.onGone(snapshot.id, undefined);
-    };
-    return { giveBack, tell };
   }
 
   append(session: number, lsn: Lsn, bytes: Buffer): Promise<void> {
@@ -419,7 +395,7 @@ export class Replica implements ReplicaPort {
     const resume = this.#admission.pause();
     try {
       for (;;) {
-        this.#refuseInside();
+        refuseInside(this.#state);
         const { applier } = this.#host;
         applier.hurry();
         await this.#host.until(
@@ -428,29 +404,11 @@ export class Replica implements ReplicaPort {
         this.#checkOpen();
         if (applier.stall !== undefined)
           throw new EngineError('unavailable', `what came before cannot be applied: ${applier.stall}`);
-        if (await this.#state.lane(() => this.#takeLocal(name))) return;
+        if (await this.#state.lane(() => takeLocal(this.#state, applier, name))) return;
       }
     } finally {
       resume();
     }
-  }
-
-  /** False when what is admitted is not all applied, durably. In the lane. */
-  async #takeLocal(name: string): Promise<boolean> {
-    this.#refuseInside();
-    const { applier } = this.#host;
-    const { horizonLsn } = replicaOf(this.#state);
-    if (!applier.isCaughtUp) return false;
-    await applier.checkpoint();
-    if (!applier.isCaughtUp || this.#state.checkpointLsn !== horizonLsn) return false;
-    await takeLayer(this.#state, horizonLsn, { name, users: 0 }, () => ({}));
-    return true;
-  }
-
-  #refuseInside(): void {
-    if (replicaOf(this.#state).resync === null) return;
-    const what = 'this node is being resynchronised, and has no image of now: wait until it is done';
-    throw new EngineError('unavailable', what);
   }
 
   #checkOpen(): void {
