@@ -13,7 +13,7 @@ import type { Log } from './log/log.ts';
 import { PendingIndex } from './log/pending-index.ts';
 import type { MapFile } from './map/map-file.ts';
 import { RegionMap } from './map/region-map.ts';
-import { Chain, type ChainNode, type LayerPart } from './snapshot/chain.ts';
+import { Chain, type ChainNode, type Layer, type LayerPart } from './snapshot/chain.ts';
 import type { DetachedSnapshot } from './snapshot/detached.ts';
 import { ImageReader, type ReadableVolume } from './snapshot/image-reader.ts';
 import { ReadTracker } from './snapshot/read-tracker.ts';
@@ -44,6 +44,9 @@ export interface GroupVolume extends ReadableVolume {
 export interface GroupCounters {
   regionsPreserved: number;
   regionsRestored: number;
+  /** On a secondary: regions that came out of order, and bytes of all that came. */
+  regionsResynced: number;
+  bytesReceived: number;
 }
 
 /** The part of a group's record that nothing in memory stands for. */
@@ -72,7 +75,14 @@ export class GroupState {
   readonly memoryBytes: number;
   readonly emit: (event: GroupEvent) => void;
   readonly space: Space;
-  readonly counters: GroupCounters = { regionsPreserved: 0, regionsRestored: 0 };
+  readonly counters: GroupCounters = {
+    regionsPreserved: 0,
+    regionsRestored: 0,
+    regionsResynced: 0,
+    bytesReceived: 0,
+  };
+  /** What readers of the volumes get: the guard while regions come out of order, nothing before the first of all has come; else what is there (rule K9). */
+  shownImage: Layer | 'none' | undefined;
   /** Snapshots that left the chain with a copy of everything. */
   readonly detached: DetachedSnapshot[] = [];
   /** Snapshots given up before the record that makes them was applied (rule S4). */

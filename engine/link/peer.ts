@@ -48,6 +48,8 @@ export interface PeerState {
   readonly origin: LogOrigin | null;
   readonly regionBytes: number;
   readonly volumes: readonly PeerVolume[];
+  /** Size of its ring: it takes no more than that at once, and less while what is in it is not applied. */
+  readonly logBytes: number;
   /** Where its log ends, the checksum of the last batch there, and up to where that is durable. */
   readonly endLsn: Lsn;
   readonly endChain: number;

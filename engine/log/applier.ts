@@ -127,6 +127,11 @@ export class Applier {
     return this.#freeing.now();
   }
 
+  /** The log goes on at `lsn`: everything before is durable in the volumes, or will not come. In the lane. */
+  jumpTo(lsn: Lsn): void {
+    this.#queue.jumpTo(lsn);
+  }
+
   /** Space was freed, or the like: a stalled applier tries again at once. */
   retryNow(): void {
     this.#stall.retryNow();

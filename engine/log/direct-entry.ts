@@ -19,8 +19,9 @@ export interface DirectEntry {
   readonly isStuck: () => boolean;
 }
 
-/** Whether there is somebody to log for. */
+/** Whether there is somebody to log for. A secondary logs always: what it gets is a log. */
 export function needsLog(state: GroupState): boolean {
+  if (state.record.replica !== null) return true;
   return state.chain.nodes.length > 0 || state.detached.length > 0;
 }
 

@@ -22,11 +22,14 @@ export type Snapshot = Layer | DetachedSnapshot;
 
 export class ControlEffects {
   readonly #state: GroupState;
+  /** On a secondary a restore reads what its source was on the primary. */
+  readonly #imageOnly: boolean;
   /** A snapshot is gone, or goes on as another one since its refresh: those who serve it are told. */
   onGone: (id: string, successor: string | undefined) => void = () => {};
 
   constructor(state: GroupState) {
     this.#state = state;
+    this.#imageOnly = state.record.replica !== null;
   }
 
   /** All snapshots that have a name, oldest first. */
@@ -119,13 +122,15 @@ export class ControlEffects {
     const { undo } = control;
     if (undo.replaces !== null) this.#takeName(undo.replaces);
     const undoOf = control.volumes.map((volume) => volume.name);
-    this.#addLayer({ ...undo, lsn, name: UNDO_NAME, local: false, undoOf });
+    // Inside a resync there is no image to go back to (rule K9).
+    if (this.#state.record.replica?.resync == null)
+      this.#addLayer({ ...undo, lsn, name: UNDO_NAME, local: false, undoOf });
     const parts = this.#state.volumes.map((volume): RestorePart | undefined => {
       const map = control.volumes.find((candidate) => candidate.name === volume.name)?.restoration;
       if (map === undefined) return undefined;
       return { toCome: map, durable: undefined, disk: undefined, total: map.count };
     });
-    this.#state.chain.append(new RestoreNode(control.id, lsn, source, parts));
+    this.#state.chain.append(new RestoreNode(control.id, lsn, source, parts, this.#imageOnly));
   }
 
   /**
@@ -213,6 +218,7 @@ export class ControlEffects {
 
   async #prepareRestore(control: RestoreControl): Promise<() => void> {
     const { chain, detached, volumes } = this.#state;
+    const hasUndo = chain.layers.some((layer) => layer.id === control.undo.id);
     const restore = chain.restores.find((candidate) => candidate.id === control.id);
     assert(restore !== undefined, 'the record of a restore is applied once');
     for (const volume of volumes) {
@@ -222,7 +228,7 @@ export class ControlEffects {
       for (const snapshot of detached)
         for (const run of part.toCome.runs()) snapshot.noteChangedRun(volume.index, run);
     }
-    const undo = this.#applyLayer(control.undo.id, UNDO_NAME);
+    const undo = hasUndo ? this.#applyLayer(control.undo.id, UNDO_NAME) : () => {};
     const replaced =
       control.undo.replaces === null ? undefined : this.#recordName(control.undo.replaces, null);
     restore.applied = true;
