@@ -10,6 +10,7 @@ import type { OpenGroup } from './group-files.ts';
 import { type Undo, undoAll } from './group-folder.ts';
 import type { DetachedRecord, RestoreRecord, SnapshotRecord } from './group-record.ts';
 import { type GroupEvent, GroupState, type GroupVolume, type StoreKind } from './group-state.ts';
+import { needsLog } from './log/direct-entry.ts';
 import { Log } from './log/log.ts';
 import type { LogBatch } from './log/record.ts';
 import type { RegionMapView } from './map/region-map.ts';
@@ -58,6 +59,9 @@ export async function recover(
     const effects = new ControlEffects(state);
     for (const batch of found.batches) addPending(state, effects, batch);
     await removeLeftovers(state, effects);
+    // A process that was killed while it left direct mode may have left direct writes in the page cache alone, which lie before all that is logged (L4).
+    if (found.batches.length > 0 || needsLog(state))
+      for (const volume of state.volumes) await volume.disk.sync();
     return { state, effects, batches: found.batches, warnings };
   } catch (error) {
     await undoAll(opening.undo);
