@@ -16,6 +16,7 @@ import type {
   SnapshotRecord,
 } from './group-record.ts';
 import { type GroupEvent, GroupState, type GroupVolume, type StoreKind } from './group-state.ts';
+import { needsLog } from './log/direct-entry.ts';
 import { Log } from './log/log.ts';
 import type { LogBatch } from './log/record.ts';
 import { restartDisk } from './log/restart.ts';
@@ -80,6 +81,9 @@ export async function recover(
     const controls = new Map<LogBatch, Control | null>();
     for (const batch of batches) addPending(state, effects, batch, controls);
     await removeLeftovers(state, effects);
+    // A process that was killed while it left direct mode may have left direct writes in the page cache alone, which lie before all that is logged (L4).
+    if (found.batches.length > 0 || needsLog(state))
+      for (const volume of state.volumes) await volume.disk.sync();
     return { state, effects, batches, controls, needs, warnings };
   } catch (error) {
     await undoAll(opening.undo);

@@ -163,6 +163,11 @@ export class GroupState {
     this.#record = record;
   }
 
+  /** The last record could not be written, and may be there all the same. */
+  get isRecordInDoubt(): boolean {
+    return this.#recordInDoubt;
+  }
+
   /**
    * Before a file is made anew that a record may name which could not be written, and may be there all the same: writes the record as it is now in
    * its place. In the lane.

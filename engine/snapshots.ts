@@ -76,6 +76,17 @@ export class Snapshots {
     return this.#busy > 0;
   }
 
+  /**
+   * The same for what is done to a snapshot that is there: a deletion of it that was refused may be in a record all the same, which would take the
+   * change back after a crash.
+   */
+  #inTurnSettled<T>(change: () => Promise<T>): Promise<T> {
+    return this.#inTurn(async () => {
+      if (this.#state.isRecordInDoubt) await this.#state.lane(() => this.#state.settleRecord());
+      return await change();
+    });
+  }
+
   async #inTurn<T>(change: () => Promise<T>): Promise<T> {
     this.#busy++;
     try {
@@ -185,7 +196,7 @@ export class Snapshots {
 
   /** Gives it another name; an undo snapshot that was given a name is kept when the next restore is made. */
   rename(name: string, to: string): Promise<void> {
-    return this.#inTurn(async () => {
+    return this.#inTurnSettled(async () => {
       while (this.#isHeld(name)) await this.#require(name).held;
       const { id } = this.#require(name);
       this.#checkNew(to);
@@ -196,7 +207,7 @@ export class Snapshots {
 
   /** Moves it to now. Throws `in-use` for one that was written, unless forced: what was written through it is lost then. */
   refresh(name: string, options: { readonly force?: boolean } = {}): Promise<SnapshotView> {
-    return this.#inTurn(async () => {
+    return this.#inTurnSettled(async () => {
       while (this.#isHeld(name)) await this.#require(name).held;
       const snapshot = this.#require(name);
       const written = snapshot.parts.some((part) => (part.modified?.map.count ?? 0) > 0);
@@ -222,7 +233,7 @@ export class Snapshots {
 
   /** Begins to make it a copy that stands for itself. Throws `invalid` when it is one. */
   detach(name: string): Promise<void> {
-    return this.#inTurn(async () => {
+    return this.#inTurnSettled(async () => {
       while (this.#isHeld(name)) await this.#require(name).held;
       const snapshot = this.#require(name);
       if (snapshot.kind === 'detached')
@@ -260,7 +271,7 @@ export class Snapshots {
    * regions follow in the background. An undo snapshot is taken with it. Throws `not-found`, `unavailable`.
    */
   restore(name: string, options: { readonly volume?: string } = {}): Promise<RestoreResult> {
-    return this.#inTurn(async () => {
+    return this.#inTurnSettled(async () => {
       volumesToRestore(this.#state, this.#require(name), options.volume);
       this.#checkRoom();
       await this.#host.beginLogging();

@@ -186,6 +186,19 @@ export const LOG_MUTANTS: readonly Mutant[] = [
     maxRuns: 5000,
   },
   {
+    name: 'a start in logged mode trusts what direct writes left in the page cache',
+    rule: 'L4',
+    edits: [edit('group-recovery.ts', 'for (const volume of state.volumes) await volume.disk.sync();', ';')],
+    ops: ['write', 'snapshot', 'crash'],
+    prefer: {
+      cycle: ['write', 'write', 'snapshot', 'write', 'crash', 'snapshot', 'crash'],
+      hurry: 4,
+      trouble: false,
+      plan: { volumeSectors: [32, 32] },
+    },
+    maxRuns: 20000,
+  },
+  {
     name: 'direct mode is entered over a log that is not empty',
     rule: 'L4',
     edits: [
