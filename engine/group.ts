@@ -4,6 +4,7 @@
  * It composes the parts and holds no state of its own. `GroupState` is what they share; the way of a write is `Volume` → `WritePath` → `Log` →
  * `Applier`; `Snapshots` is what users change; `Background` does what nobody waits for.
  */
+import { appendControl } from './append-control.ts';
 import { Background } from './background.ts';
 import type { Clock } from './clock.ts';
 import { Condition } from './condition.ts';
@@ -15,6 +16,8 @@ import { closeState, controlOf, type RecoveredGroup, recover } from './group-rec
 import type { GroupSpec } from './group-spec.ts';
 import type { GroupCounters, GroupEvent, GroupState } from './group-state.ts';
 import { type ImportResult, importImage } from './import.ts';
+import { Links, type LinksHost } from './link/links.ts';
+import type { PeerConnector } from './link/peer.ts';
 import { Applier } from './log/applier.ts';
 import type { LogBatch } from './log/record.ts';
 import { WritePath } from './log/write-path.ts';
@@ -37,6 +40,8 @@ export interface GroupOptions {
   /** What the copier of a restore moves a second at most; 0 or absent: no limit. */
   readonly copyBytesPerSecond?: number;
   readonly onEvent?: (event: GroupEvent) => void;
+  /** Reaches secondaries; without it links wait. */
+  readonly connector?: PeerConnector;
   /** Where the log of a new group begins. */
   readonly firstLsn?: Lsn;
 }
@@ -60,6 +65,8 @@ export class Group {
   readonly createdAt: string;
   readonly regionBytes: number;
   readonly volumes: ReadonlyMap<string, Volume>;
+  /** To secondaries. */
+  readonly links: Links;
   /** What was found damaged when it was opened, a line each. */
   readonly warnings: readonly string[];
   readonly #state: GroupState;
@@ -101,6 +108,11 @@ export class Group {
       gaveUp: () => this.#retryNow(),
       check: () => this.#check(),
     });
+    this.links = new Links(state, this.#linksHost(options.connector));
+    state.log.onDurable = () => {
+      this.#applier.poke();
+      this.links.logDurable();
+    };
     this.#operations = new Operations(state, this.#applier);
     this.#path.onBatch = (batch) => this.#applier.enqueue(batch);
     state.log.onFailure = (error) => this.#logFailed(error);
@@ -306,6 +318,7 @@ export class Group {
     this.#changes.changed();
     this.#path.close();
     await step(() => this.#snapshots.close());
+    await step(() => this.links.close());
     await this.#background.close();
     if (isWorking()) await step(() => this.#state.log.sync());
     this.#applier.hurry();
@@ -341,10 +354,34 @@ export class Group {
     this.#applier.start();
     this.#background.start();
     this.#background.poke();
+    this.links.start();
   }
 
   #needsLog(pending: boolean): boolean {
-    return pending || this.#state.chain.nodes.length > 0 || this.#state.detached.length > 0;
+    const { chain, detached, links } = this.#state;
+    return pending || chain.nodes.length > 0 || detached.length > 0 || links.length > 0;
+  }
+
+  #linksHost(connector: PeerConnector | undefined): LinksHost {
+    return {
+      connector,
+      beginLogging: () => this.#path.leaveDirect((until) => this.#applier.pause(until)),
+      append: (control) => {
+        this.#check();
+        const enqueue = (batch: LogBatch, appended: Control) => this.#enqueueControl(batch, appended);
+        return appendControl(this.#state, this.#effects, enqueue, control);
+      },
+      snapshots: () => this.#effects.named,
+      applied: (lsn) => this.#applied(lsn),
+      appliedLsn: () => this.#applier.appliedLsn,
+      freed: () => {
+        this.#applier.freeSoon();
+        this.#background.poke();
+      },
+      changed: () => this.#changes.changed(),
+      check: () => this.#check(),
+      bug: (error) => this.#broke(error),
+    };
   }
 
   #applierHooks() {
@@ -354,7 +391,7 @@ export class Group {
         this.#controls.delete(batch);
       },
       flushMaps: async () => {
-        for (const snapshot of this.#state.detached) await snapshot.flush();
+        for (const tracker of this.#state.trackers) await tracker.flush();
       },
       giveUp: () => this.#giveUp(),
       writersWait: () => this.#path.writersWait,
@@ -420,8 +457,8 @@ export class Group {
 
   /** Whether something needs the log, or is about to. */
   #isChanging(): boolean {
-    const isBusy = this.#snapshots.isBusy || this.#givingUp || this.#closing !== undefined;
-    return isBusy || this.#needsLog(false);
+    const isBusy = this.#snapshots.isBusy || this.links.isBusy || this.#givingUp;
+    return isBusy || this.#closing !== undefined || this.#needsLog(false);
   }
 
   /** Back to direct mode, when nothing needs the log. */

@@ -7,7 +7,7 @@
  *   1. only batches that are durable in the log are taken (L1);
  *   2. regions that a restore still has to bring are materialised (T2);
  *   3. what the unit overwrites is preserved for the newest snapshot, durably (S1);
- *   4. regions are marked: as written, and as changed for detached snapshots;
+ *   4. regions are marked: as written, and as changed for detached snapshots and links;
  *   5. the volumes are written;
  *   6. the unit leaves the pending index: readers find it in the volumes from here on.
  *
@@ -100,7 +100,6 @@ export class Applier {
     this.#hooks = hooks;
     this.#appliedLsn = state.checkpointLsn;
     state.onVolumeLost = () => this.#volumeLost();
-    state.log.onDurable = () => this.poke();
   }
 
   /** Up to where records are in the volumes. */
@@ -280,7 +279,7 @@ export class Applier {
     const regions = this.#regionsOf(pieces);
     await bringForward(this.#state, volume, regions);
     await preserve(this.#state, volume, regions);
-    for (const snapshot of this.#state.detached) snapshot.noteChanged(volume.index, regions);
+    for (const tracker of this.#state.trackers) tracker.noteChanged(volume.index, regions);
     await this.#writeAll(volume, pieces);
   }
 
@@ -386,7 +385,7 @@ export class Applier {
     this.#state.log.forget(batch);
     this.#hooks.controlApplied(batch);
     // It was a checkpoint, and may be the last one for long.
-    this.#freeSoon();
+    this.freeSoon();
   }
 
   #checkpointIsDue(): boolean {
@@ -447,29 +446,30 @@ export class Applier {
     await this.#state.writeRecord(lsn);
     this.#retained = this.#retained.filter((batch) => batch.endLsn > lsn);
     this.#hooks.checkpointed();
-    this.#freeSoon();
+    this.freeSoon();
   }
 
-  /** Gives log space back, once it is worth a write of the superblock. */
-  #freeSoon(): void {
-    const { log, checkpointLsn } = this.#state;
-    const freeable = (checkpointLsn - log.tailLsn) * LOG_SECTOR_BYTES;
+  /** Gives log space back, once it is worth a write of the superblock. To be called when somebody lets go of the log, too. */
+  freeSoon(): void {
+    const { log, freeableLsn } = this.#state;
+    const freeable = (freeableLsn - log.tailLsn) * LOG_SECTOR_BYTES;
     if (freeable <= 0 || this.#freeing !== undefined || this.#closing || log.failure !== undefined) return;
     if (freeable < log.capacityBytes * FREE_SHARE && !this.#hooks.writersWait()) return;
     const { tailLsn } = log;
     this.#freeing = this.freeLog().finally(() => {
       this.#freeing = undefined;
       // A checkpoint may have passed meanwhile. What a disk refuses is tried again after a while.
-      if (log.tailLsn > tailLsn) this.#freeSoon();
-      else if (!this.#closing) this.#state.clock.after(STALL_RETRY_MS, () => this.#freeSoon());
+      if (log.tailLsn > tailLsn) this.freeSoon();
+      else if (!this.#closing) this.#state.clock.after(STALL_RETRY_MS, () => this.freeSoon());
     });
   }
 
-  /** Gives all log space below the checkpoint back, as soon as nobody reads there any more. A log that refuses has told why. */
+  /** Gives all log space that nobody needs back, as soon as nobody reads there any more. A log that refuses has told why. */
   async freeLog(): Promise<void> {
-    const { log, checkpointLsn, readers } = this.#state;
+    const { log, freeableLsn, readers } = this.#state;
+    this.#state.raiseLogFloor(freeableLsn);
     await readers.drained();
-    await log.free(checkpointLsn).catch(() => {});
+    await log.free(freeableLsn).catch(() => {});
   }
 
   /**
