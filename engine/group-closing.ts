@@ -8,6 +8,7 @@ import { EngineError } from './errors.ts';
 import type { OpenGroup } from './group-files.ts';
 import { closeState } from './group-recovery.ts';
 import type { GroupState } from './group-state.ts';
+import type { Links } from './link/links.ts';
 import type { Applier } from './log/applier.ts';
 import type { WritePath } from './log/write-path.ts';
 import type { Replica } from './replica/replica.ts';
@@ -23,6 +24,7 @@ export interface ClosingGroup {
   readonly background: Background;
   readonly applier: Applier;
   readonly replica: Replica | undefined;
+  readonly links: Links;
   /** Told whatever `isWorking` depends on. */
   readonly changes: Condition;
   /** Whether what is logged can be applied. */
@@ -43,6 +45,7 @@ export async function closeGroup(group: ClosingGroup): Promise<void> {
   await endRequests(group);
   await step(async () => group.replica?.close());
   await step(() => group.snapshots.close());
+  await step(() => group.links.close());
   await group.background.close();
   await applyRest(group, step);
   const { failure } = state.log;

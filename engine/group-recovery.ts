@@ -16,6 +16,8 @@ import type {
   SnapshotRecord,
 } from './group-record.ts';
 import { type GroupEvent, GroupState, type GroupVolume, type StoreKind } from './group-state.ts';
+import { Dcm } from './link/dcm.ts';
+import { LinkState } from './link/link-state.ts';
 import { needsLog } from './log/direct-entry.ts';
 import { Log } from './log/log.ts';
 import type { LogBatch } from './log/record.ts';
@@ -75,6 +77,7 @@ export async function recover(
   try {
     for (const id of record.voided) state.voided.add(id);
     await openChain(opening);
+    await openLinks(opening);
     const effects = new ControlEffects(state);
     const needs = replica === null ? undefined : await openReplica(opening, replica);
     const batches = replica === null ? found.batches : belowHorizon(found.batches, replica.horizonLsn);
@@ -271,6 +274,17 @@ async function openRestore(opening: Opening, record: RestoreRecord): Promise<Res
   return node;
 }
 
+/** Before anything is applied: what is, may have to be marked. */
+async function openLinks({ state, undo }: Opening): Promise<void> {
+  for (const record of state.record.links) {
+    const dcm = await Dcm.open(state, record.id);
+    undo.push(() => dcm.close());
+    const link = new LinkState(record, dcm, state.log.tailLsn);
+    state.links.push(link);
+    state.logHolds.add(link);
+  }
+}
+
 /** The running maps: each layer's own, and all of the next newer one's. */
 function sumChanges(state: GroupState): void {
   const newestFirst = state.chain.layers.reverse();
@@ -319,9 +333,10 @@ async function removeLeftovers(state: GroupState, effects: ControlEffects): Prom
   const known = new Set([
     ...state.chain.nodes.map((node) => node.id),
     ...state.detached.map((snapshot) => snapshot.id),
+    ...state.links.map((link) => link.id),
   ]);
   for (const name of await state.folder.list()) {
-    const [, id] = /^(?:snapshots|restores)\/([^/]+)\//.exec(name) ?? [];
+    const [, id] = /^(?:snapshots|restores|links)\/([^/]+)\//.exec(name) ?? [];
     if (id === undefined) continue;
     if ((known.has(id) || effects.byId(id) !== undefined) && !isOldMap(state, id, name)) continue;
     // It takes room, and nothing else: the next start tries again.
@@ -345,4 +360,5 @@ export async function closeState(state: GroupState): Promise<void> {
         for (const store of [part.preserved, part.modified, part.copied]) await store?.close();
   }
   for (const snapshot of state.detached) await snapshot.close();
+  for (const link of state.links) await link.dcm.close();
 }

@@ -4,6 +4,7 @@
  * It composes the parts and holds no state of its own. `GroupState` is what they share; the way of a write is `Volume` → `WritePath` → `Log` →
  * `Applier`; `Snapshots` is what users change; `Background` does what nobody waits for.
  */
+import { appendControl } from './append-control.ts';
 import { Background } from './background.ts';
 import type { Clock } from './clock.ts';
 import { Condition } from './condition.ts';
@@ -17,6 +18,8 @@ import { controlOf, type RecoveredGroup, recover } from './group-recovery.ts';
 import type { GroupSpec } from './group-spec.ts';
 import type { GroupCounters, GroupEvent, GroupState } from './group-state.ts';
 import { type ImportResult, importImage } from './import.ts';
+import { Links, type LinksHost } from './link/links.ts';
+import type { PeerConnector } from './link/peer.ts';
 import { Applier } from './log/applier.ts';
 import { enterDirect, needsLog } from './log/direct-entry.ts';
 import type { LogBatch } from './log/record.ts';
@@ -39,6 +42,8 @@ export interface GroupOptions {
   /** What the copier of a restore moves a second at most; 0 or absent: no limit. */
   readonly copyBytesPerSecond?: number;
   readonly onEvent?: (event: GroupEvent) => void;
+  /** Reaches secondaries; without it links wait. */
+  readonly connector?: PeerConnector;
   /** Where the log of a new group begins. */
   readonly firstLsn?: Lsn;
 }
@@ -60,6 +65,8 @@ export class Group {
   readonly createdAt: string;
   readonly regionBytes: number;
   readonly volumes: ReadonlyMap<string, Volume>;
+  /** To secondaries. */
+  readonly links: Links;
   /** What was found damaged when it was opened, a line each. */
   readonly warnings: readonly string[];
   readonly #state: GroupState;
@@ -113,7 +120,13 @@ export class Group {
         new Volume(state, volume, this.#path, this.role === 'secondary'),
       ]),
     );
+    this.links = new Links(state, this.#linksHost(options.connector));
     this.#replica = this.#makeReplica(recovered);
+    state.log.onDurable = () => {
+      this.#applier.poke();
+      this.#replica?.poke();
+      this.links.logDurable();
+    };
     this.#start(recovered);
   }
 
@@ -353,6 +366,7 @@ export class Group {
       background: this.#background,
       applier: this.#applier,
       replica: this.#replica,
+      links: this.links,
       changes: this.#changes,
       isWorking: () => this.#applier.stall === undefined && this.failure === undefined,
     });
@@ -367,6 +381,29 @@ export class Group {
     this.#replica?.start();
     this.#background.start();
     this.#background.poke();
+    this.links.start();
+  }
+
+  #linksHost(connector: PeerConnector | undefined): LinksHost {
+    return {
+      connector,
+      beginLogging: () => this.#path.leaveDirect((until) => this.#applier.pause(until)),
+      append: (control) => {
+        this.#check();
+        const enqueue = (batch: LogBatch, appended: Control) => this.#enqueueControl(batch, appended);
+        return appendControl(this.#state, this.#effects, enqueue, control);
+      },
+      snapshots: () => this.#effects.named,
+      applied: (lsn) => this.#applied(lsn),
+      appliedLsn: () => this.#applier.appliedLsn,
+      freed: () => {
+        this.#applier.freeSoon();
+        this.#background.poke();
+      },
+      changed: () => this.#changes.changed(),
+      check: () => this.#check(),
+      bug: (error) => this.#failure.broke(error),
+    };
   }
 
   #applierHooks() {
@@ -380,7 +417,7 @@ export class Group {
         this.#controls.delete(batch);
       },
       flushMaps: async () => {
-        for (const snapshot of this.#state.detached) await snapshot.flush();
+        for (const tracker of this.#state.trackers) await tracker.flush();
       },
       giveUp: () => this.#giveUp(),
       writersWait: () => this.#path.writersWait || this.#replica?.wantsRoom === true,
@@ -413,7 +450,7 @@ export class Group {
 
   #makeReplica({ needs, state, effects }: RecoveredGroup): Replica | undefined {
     if (needs === undefined) return undefined;
-    const replica = new Replica(state, effects, needs, {
+    return new Replica(state, effects, needs, {
       applier: this.#applier,
       admit: (batch, control) => this.#admit(batch, control),
       controlOf: (batch) => controlOf(state, batch),
@@ -423,11 +460,6 @@ export class Group {
       isClosing: () => this.#closing !== undefined || this.failure !== undefined,
       freed: () => this.#background.poke(),
     });
-    state.log.onDurable = () => {
-      this.#applier.poke();
-      replica.poke();
-    };
-    return replica;
   }
 
   /** A batch of the primary is part of what this secondary shows. */
@@ -459,7 +491,8 @@ export class Group {
       path: this.#path,
       applier: this.#applier,
       changes: this.#changes,
-      isChanging: () => this.#snapshots.isBusy || this.#givingUp || this.#closing !== undefined,
+      isChanging: () =>
+        this.#snapshots.isBusy || this.links.isBusy || this.#givingUp || this.#closing !== undefined,
       isStuck: () => this.stall !== undefined || this.failure !== undefined,
     });
   }

@@ -2,6 +2,7 @@
  * The snapshots of a group, as its users ask for them: each change is a control record at one point of the order of writes, and is there for
  * every reader once that record is durable (DESIGN's rules S4 to S7, L10).
  */
+import { appendControl } from './append-control.ts';
 import type { Control } from './control-record.ts';
 import { encodeControl } from './control-record.ts';
 import { turnstile } from './disk/turnstile.ts';
@@ -341,14 +342,7 @@ export class Snapshots {
   /** Appends a control record, and waits until it is durable. Its effect at the head is there at once. */
   async #commit(control: Control): Promise<void> {
     this.#host.check();
-    const batch = this.#state.log.appendControl(encodeControl(control));
-    if (batch === undefined) {
-      const what =
-        'the log is full, also the room kept for this: wait until records are applied, or free space';
-      throw new EngineError('unavailable', what, { errno: 'ENOSPC' });
-    }
-    this.#effects.append(control, batch.lsn);
-    this.#host.enqueue(batch, control);
+    appendControl(this.#state, this.#effects, this.#host.enqueue, control);
     await this.#state.log.sync();
   }
 

@@ -56,7 +56,6 @@ export class Applier {
     this.#checkpoints = new Checkpoints(state, this.#queue, this.#recordHooks, wake);
     this.#stall = new Stall(state, hooks, wake);
     state.onVolumeLost = () => this.#volumeLost();
-    state.log.onDurable = wake;
   }
 
   /** Up to where records are in the volumes. */
@@ -120,6 +119,11 @@ export class Applier {
   /** Makes the applied position durable. In the lane. */
   checkpoint(): Promise<void> {
     return this.#checkpoints.make();
+  }
+
+  /** Somebody has let go of the log. */
+  freeSoon(): void {
+    this.#freeing.soon();
   }
 
   /** Gives all log space below the checkpoint back, as soon as nobody reads there any more. A log that refuses has told why. */

@@ -22,7 +22,8 @@ export interface DirectEntry {
 /** Whether there is somebody to log for. A secondary logs always: what it gets is a log. */
 export function needsLog(state: GroupState): boolean {
   if (state.record.replica !== null) return true;
-  return state.chain.nodes.length > 0 || state.detached.length > 0;
+  const { chain, detached, links } = state;
+  return chain.nodes.length > 0 || detached.length > 0 || links.length > 0;
 }
 
 /** Returns whether the mode changed. */

@@ -171,13 +171,13 @@ async function closeParts(parts: readonly (RestorePart | undefined)[]): Promise<
   for (const part of parts) await part?.disk?.close();
 }
 
-/** What the restore changes counts as changed for detached snapshots, durably before the checkpoint passes it. */
+/** What the restore changes counts as changed for detached snapshots and links, durably before the checkpoint passes it. */
 async function flushChanged(state: GroupState, { lacking }: LackingRestore): Promise<void> {
   for (const { volume, lacking: needed, held } of lacking.volumes)
-    for (const snapshot of state.detached)
+    for (const tracker of state.trackers)
       for (const map of [needed, held] as readonly RegionMapView[])
-        for (const run of map.runs()) snapshot.noteChangedRun(volume.index, run);
-  for (const snapshot of state.detached) await snapshot.flush();
+        for (const run of map.runs()) tracker.noteChangedRun(volume.index, run);
+  for (const tracker of state.trackers) await tracker.flush();
 }
 
 /** The undo snapshot of before has no name from here on. */

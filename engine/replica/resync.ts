@@ -85,7 +85,7 @@ export class Resync {
     const regions = [...byRegion.keys()].sort((a, b) => a - b);
     await bringForward(state, volume, regions);
     await preserve(state, volume, regions);
-    for (const snapshot of state.detached) snapshot.noteChanged(volume.index, regions);
+    for (const tracker of state.trackers) tracker.noteChanged(volume.index, regions);
     let unsynced = this.#unsynced.get(volume.index);
     if (unsynced === undefined) {
       unsynced = new Set();
@@ -129,7 +129,7 @@ export class Resync {
       await syncedVolumes(state);
       if (state.volumeLosses !== this.#losses)
         throw new EngineError('disk', 'a sync of a volume has failed since the last one', { errno: 'EIO' });
-      for (const snapshot of state.detached) await snapshot.flush();
+      for (const tracker of state.trackers) await tracker.flush();
       for (const volume of state.volumes)
         await this.#needs.clear(volume, [...(this.#unsynced.get(volume.index) ?? [])]);
     } finally {

@@ -6,7 +6,7 @@
  * checkpoint just past it (rule L10), and files that it needs are made before.
  */
 
-import type { Control, RefreshControl, RestoreControl } from '../control-record.ts';
+import type { Control, RefreshControl, RestoreControl, RoundControl } from '../control-record.ts';
 import { assert, EngineError } from '../errors.ts';
 import type { GroupState } from '../group-state.ts';
 import { DurableMap } from '../map/durable-map.ts';
@@ -152,7 +152,7 @@ export class ControlEffects {
       case 'restore':
         return await this.#prepareRestore(control);
       case 'round':
-        return this.#applyLayer(control.id, null);
+        return this.#applyRound(control);
       case 'detach':
         return this.#beginDetach(control.id);
     }
@@ -168,6 +168,18 @@ export class ControlEffects {
       layer.applied = false;
       layer.recordedName = null;
       if (given) this.#state.voided.add(id);
+    };
+  }
+
+  /** What its link lacks below it is marked, and what follows comes through the log (rule K7). */
+  #applyRound(control: RoundControl): () => void {
+    const applied = this.#applyLayer(control.id, null);
+    const link = this.#state.links.find((candidate) => candidate.id === control.linkId);
+    const layer = this.#state.chain.layers.find((candidate) => candidate.id === control.id);
+    const began = layer === undefined ? undefined : link?.beginLog(layer.lsn);
+    return () => {
+      began?.();
+      applied();
     };
   }
 
@@ -217,7 +229,7 @@ export class ControlEffects {
   }
 
   async #prepareRestore(control: RestoreControl): Promise<() => void> {
-    const { chain, detached, volumes } = this.#state;
+    const { chain, trackers, links, volumes } = this.#state;
     const hasUndo = chain.layers.some((layer) => layer.id === control.undo.id);
     const restore = chain.restores.find((candidate) => candidate.id === control.id);
     assert(restore !== undefined, 'the record of a restore is applied once');
@@ -225,9 +237,14 @@ export class ControlEffects {
       const part = restore.parts[volume.index];
       if (part === undefined) continue;
       await this.#makeMap(restore, part, volume.name);
-      for (const snapshot of detached)
-        for (const run of part.toCome.runs()) snapshot.noteChangedRun(volume.index, run);
+      for (const tracker of trackers)
+        for (const run of part.toCome.runs()) tracker.noteChangedRun(volume.index, run);
     }
+    const maps = volumes.map(
+      ({ name }) => control.volumes.find((candidate) => candidate.name === name)?.restoration,
+    );
+    for (const link of links)
+      link.noteRestore(restore.lsn, maps.every((map) => map !== undefined) ? maps : undefined);
     const undo = hasUndo ? this.#applyLayer(control.undo.id, UNDO_NAME) : () => {};
     const replaced =
       control.undo.replaces === null ? undefined : this.#recordName(control.undo.replaces, null);
