@@ -31,6 +31,8 @@ export class LinkState implements ChangeTracker, LogHold {
   settings: LinkSettings;
   peerId: string | null;
   readonly dcm: Dcm;
+  /** The round of a resync that is under way, by id. */
+  roundId: string | undefined;
   /** The last restore that came through the log. */
   restore: LinkRestore | undefined;
   #baseLsn: Lsn;
@@ -80,11 +82,11 @@ export class LinkState implements ChangeTracker, LogHold {
   }
 
   /**
-   * A round begins at `lsn`: all records below it are applied and marked, and those from it on come through the log. Returns how to take it back. In the
-   * lane, in one write with the checkpoint there.
+   * The round begins at `lsn`: all records below it are applied and marked, and those from it on come through the log. Returns how to take it back. In the
+   * lane, in one write with the checkpoint there. One that was given up meanwhile changes nothing: its secondary begins somewhere else.
    */
-  beginLog(lsn: Lsn): () => void {
-    if (this.#logLsn !== null) return () => {};
+  beginLog(roundId: string, lsn: Lsn): () => void {
+    if (this.#logLsn !== null || roundId !== this.roundId) return () => {};
     this.#logLsn = lsn;
     this.#heldLsn = lsn;
     return () => {

@@ -67,6 +67,7 @@ export async function runRound(parts: RoundParts, restarts: boolean): Promise<bo
   const roundId = state.newId();
   // In one go: nothing from the record on is shipped before the secondary holds there.
   const { lsn, layer, snapshots } = host.begin(roundId);
+  link.roundId = roundId;
   shipping.limit(lsn);
   try {
     await session.hold(roundId, lsn);
@@ -89,6 +90,7 @@ export async function runRound(parts: RoundParts, restarts: boolean): Promise<bo
     if (isFull(error)) await session.release(roundId, false);
     throw error;
   } finally {
+    link.roundId = undefined;
     link.dcm.endRound();
     host.end(layer);
     shipping.lift();

@@ -201,6 +201,8 @@ export class Replica implements ReplicaPort {
       const announced = this.#check(session);
       if (restart.lsn < this.#admission.horizonLsn && !this.isBlank)
         throw new EngineError('unavailable', 'its log cannot go on below what was applied: it has diverged');
+      // What the log has counts as had by the secondary (K3): it is not dropped.
+      if (!this.isBlank) await this.#admitUpTo(session, this.#state.log.endLsn);
       const resume = this.#admission.pause();
       try {
         await this.#applied(session);
@@ -214,6 +216,55 @@ export class Replica implements ReplicaPort {
         data: { lsn: restart.lsn },
       });
     });
+  }
+
+  /**
+   * Has everything below `lsn` admitted, without the delay: there is none during a resync, and readers keep what they see now (rule K12). Refused for one that
+   * is frozen, with the one error of NBD that says *later*.
+   */
+  async #admitUpTo(session: number, lsn: Lsn): Promise<void> {
+    const state = this.#state;
+    await state.log.sync();
+    const isThere = () => this.#admission.horizonLsn >= lsn;
+    if (isThere()) return;
+    this.#refuseFrozen();
+    await this.#endDelay(session);
+    this.#admission.hurry();
+    const isOver = () => session !== this.#session || this.#host.isClosing();
+    await this.#host.until(() => isThere() || replicaOf(state).frozen || isOver());
+    this.#check(session);
+    if (!isThere()) this.#refuseFrozen();
+  }
+
+  #refuseFrozen(): void {
+    if (!replicaOf(this.#state).frozen) return;
+    const what = 'the secondary is frozen, and has what it may not apply: its operator has to thaw it first';
+    throw new EngineError('unavailable', what, { errno: 'ENOSPC' });
+  }
+
+  /** Readers get what they see now until the resync is over, so that nothing has to wait for the delay. */
+  async #endDelay(session: number): Promise<void> {
+    const { applyDelaySeconds, resync } = replicaOf(this.#state);
+    if (applyDelaySeconds === 0 || resync !== null) return;
+    const resume = this.#admission.pause();
+    try {
+      await this.#applied(session);
+      await this.#state.lane(async () => {
+        this.#check(session);
+        await this.#resync.guard(await this.#checkpointHere(), () => ({}));
+      });
+    } finally {
+      resume();
+    }
+  }
+
+  /** Makes a checkpoint at the horizon, up to which all is applied; returns it. In the lane. */
+  async #checkpointHere(): Promise<Lsn> {
+    const { applier } = this.#host;
+    await applier.checkpoint();
+    const { horizonLsn } = replicaOf(this.#state);
+    if (applier.isCaughtUp && this.#state.checkpointLsn === horizonLsn) return horizonLsn;
+    throw new EngineError('disk', 'a sync of a volume failed meanwhile', { errno: 'EIO' });
   }
 
   /** Resolves when all that is admitted is applied. */
@@ -233,12 +284,8 @@ export class Replica implements ReplicaPort {
   ): Promise<void> {
     this.#check(session);
     await this.#endRestart();
-    const { applier } = this.#host;
     const state = this.#state;
-    await applier.checkpoint();
-    const from = replicaOf(state).horizonLsn;
-    if (!applier.isCaughtUp || state.checkpointLsn !== from)
-      throw new EngineError('disk', 'a sync of a volume failed meanwhile', { errno: 'EIO' });
+    const from = await this.#checkpointHere();
     const { groupId, generation } = origin;
     const intent: Pick<ReplicaRecord, 'upstream' | 'restart'> = {
       upstream: { linkId, linkName, memberId },
@@ -311,13 +358,16 @@ export class Replica implements ReplicaPort {
     return this.#inTurn(async () => {
       await this.#state.lane(async () => {
         this.#check(session);
-        if (this.#admission.horizonLsn > lsn)
+        const { horizonLsn } = this.#admission;
+        if (horizonLsn > lsn)
           throw new EngineError('unavailable', `it has applied beyond LSN ${lsn}, where it is to hold`);
         const isInside = lsn < this.#state.log.endLsn;
         if (isInside && (await this.#reader.chainAt(lsn)) === undefined)
           throw new EngineError('invalid', `no batch of its log ends at LSN ${lsn}, where it is to hold`);
+        if (!this.isBlank && horizonLsn < lsn) this.#refuseFrozen();
         this.#resync.hold = { session, roundId, lsn, reached: false };
       });
+      await this.#endDelay(session);
       this.#admission.hurry();
     });
   }

@@ -176,7 +176,7 @@ export class ControlEffects {
     const applied = this.#applyLayer(control.id, null);
     const link = this.#state.links.find((candidate) => candidate.id === control.linkId);
     const layer = this.#state.chain.layers.find((candidate) => candidate.id === control.id);
-    const began = layer === undefined ? undefined : link?.beginLog(layer.lsn);
+    const began = layer === undefined ? undefined : link?.beginLog(control.id, layer.lsn);
     return () => {
       began?.();
       applied();

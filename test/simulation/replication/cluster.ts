@@ -39,7 +39,7 @@ export class Cluster {
   readonly mayBeGone = new Set<string>();
   /** Ids of those whose creation was acknowledged. */
   readonly acknowledged = new Set<string>();
-  /** By node: a state from which on it had everything, the last time that its link streamed with nothing left to be sent. */
+  /** By node: the last state at which the primary knew that it had everything. */
   readonly completeAt: number[];
   /** By node: its link was made. */
   readonly joined = new Set<number>();
@@ -144,7 +144,8 @@ export class Cluster {
     this.observe();
     this.throwIfWrong();
     this.#passSteps();
-    return any;
+    // Whoever is down comes back, however quiet it is.
+    return any || this.#down.size > 0 || this.#cut.size > 0 || this.scheduler.busy;
   }
 
   async steps(count: number): Promise<void> {
@@ -172,7 +173,7 @@ export class Cluster {
 
   /** Where everybody stands, for people. */
   describe(): string {
-    const links = this.group?.links.views() ?? [];
+    const links = this.group?.links.views ?? [];
     const shown = links.map(
       ({ name, state, reason, dcmRegions, lagBytes }) =>
         `${name} ${state} (${reason ?? '-'}), ${dcmRegions} regions, ${lagBytes} bytes`,
@@ -206,6 +207,8 @@ export class Cluster {
     this.note(() => `node ${number}: ${power ? 'power cut' : 'killed'}`);
     node.die(power);
     this.network.died(number);
+    // How far its secondaries are it knows as of its last record only.
+    if (number === 0) this.completeAt.fill(0);
     this.#down.set(number, down);
   }
 
@@ -247,11 +250,17 @@ export class Cluster {
       if (known !== undefined) known.name = view.name;
       else this.#sawSnapshot(view);
     }
-    for (const [index, view] of group.links.views().entries()) {
+    for (const [index, view] of group.links.views.entries()) {
       const node = this.nodes[this.#nodeOf(view.name, index)];
-      if (node !== undefined && view.state === 'streaming' && view.dcmRegions === 0)
-        this.completeAt[node.number] = Math.max(this.completeAt[node.number] ?? 0, node.shownAt);
+      const isEqual = view.state === 'streaming' && view.dcmRegions === 0 && view.lagBytes === 0;
+      if (node !== undefined && isEqual && this.#hasApplied(node, group.log.endLsn))
+        this.completeAt[node.number] = history.now;
     }
+  }
+
+  #hasApplied(node: SimNode, endLsn: number): boolean {
+    const state = node.port?.state();
+    return state !== undefined && state.appliedLsn >= endLsn && !state.resyncing && state.needs === 0;
   }
 
   #nodeOf(linkName: string, index: number): number {
