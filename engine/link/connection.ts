@@ -280,6 +280,8 @@ export class Connection {
   }
 
   async #runRound(): Promise<void> {
+    // What came after a round that was given up is in the log, where the secondary does not get it from.
+    if (this.#restarts) await markUnshipped(this.#state, this.#link, this.#host.appliedLsn);
     const regions = this.#link.dcm.count;
     this.#host.tell('resync-round', `a round of the resync begins: ${regions} regions`, { regions });
     const complete = await runRound(

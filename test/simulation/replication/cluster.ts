@@ -41,6 +41,10 @@ export class Cluster {
   readonly acknowledged = new Set<string>();
   /** By node: the last state at which the primary knew that it had everything. */
   readonly completeAt: number[];
+  /** The primary has crashed: its maps of what was ever written are larger than that. */
+  #crashed = false;
+  /** Nodes that get whatever those maps have, until they had everything once. */
+  readonly #loose = new Set<number>();
   /** By node: its link was made. */
   readonly joined = new Set<number>();
   readonly #down = new Map<number, number>();
@@ -128,6 +132,7 @@ export class Cluster {
   /** Rule: a region that nothing has touched since its secondary had everything is not moved (invariants 5 and 6). */
   #sawRegions(node: number, volumeName: string, regions: readonly number[]): void {
     this.regionsMoved += regions.length;
+    if (this.#loose.has(node)) return;
     const volume = Number(volumeName.slice(1));
     const may = this.history.touchedSince(this.completeAt[node] ?? 0)[volume];
     const extra = regions.find((region) => may?.has(region) !== true);
@@ -135,6 +140,12 @@ export class Cluster {
     if (extra === undefined) return;
     const what = `region ${extra} of ${volumeName} went to node ${node}, and nothing has touched it since that had everything`;
     this.report(new Violation('5, 6 (tight)', what));
+  }
+
+  /** The link to that node is about to be made. */
+  join(node: number): void {
+    this.joined.add(node);
+    if (this.#crashed) this.#loose.add(node);
   }
 
   // Time.
@@ -208,7 +219,10 @@ export class Cluster {
     node.die(power);
     this.network.died(number);
     // How far its secondaries are it knows as of its last record only.
-    if (number === 0) this.completeAt.fill(0);
+    if (number === 0) {
+      this.completeAt.fill(0);
+      this.#crashed = true;
+    }
     this.#down.set(number, down);
   }
 
@@ -253,8 +267,9 @@ export class Cluster {
     for (const [index, view] of group.links.views.entries()) {
       const node = this.nodes[this.#nodeOf(view.name, index)];
       const isEqual = view.state === 'streaming' && view.dcmRegions === 0 && view.lagBytes === 0;
-      if (node !== undefined && isEqual && this.#hasApplied(node, group.log.endLsn))
-        this.completeAt[node.number] = history.now;
+      if (node === undefined || !isEqual || !this.#hasApplied(node, group.log.endLsn)) continue;
+      this.completeAt[node.number] = history.now;
+      this.#loose.delete(node.number);
     }
   }
 

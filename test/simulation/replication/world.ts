@@ -48,7 +48,7 @@ export class ClusterWorld {
       const number = at + 1;
       const { group } = cluster;
       if (joinsAt > index || cluster.joined.has(number) || group === undefined) continue;
-      cluster.joined.add(number);
+      cluster.join(number);
       const spec = { name: `n${number}`, uri: `sim:${number}`, mode, onFull, limitBytes, rateBytesPerSecond };
       cluster.note(() => `link ${spec.name} is made: ${JSON.stringify(spec)}`);
       await this.#ended(`link add ${spec.name}`, group.links.add(spec));
