@@ -20,6 +20,7 @@ import {
   NBD_OPT_STRUCTURED_REPLY,
   NBD_REP_ERR_EXT_HEADER_REQD,
   NBD_REP_ERR_INVALID,
+  NBD_REP_ERR_POLICY,
   NBD_REP_ERR_TOO_BIG,
   NBD_REP_ERR_UNKNOWN,
   NBD_REP_ERR_UNSUP,
@@ -98,7 +99,8 @@ export class OptionAnswers {
     const name = decodeExportName(data);
     if (!name.ok) return name;
     const found = this.#directory.find(name.value);
-    return found === undefined ? malformed(missing(name.value)) : { ok: true, value: this.#session(found) };
+    if (found === undefined) return malformed(missing(name.value));
+    return found.refusal === undefined ? { ok: true, value: this.#session(found) } : malformed(found.refusal);
   }
 
   #withoutData(option: number): (() => Answer) | undefined {
@@ -137,6 +139,7 @@ export class OptionAnswers {
     const { exportName, infoTypes } = request.value;
     const found = this.#directory.find(exportName);
     if (found === undefined) return refusal(option, NBD_REP_ERR_UNKNOWN, missing(exportName));
+    if (found.refusal !== undefined) return refusal(option, NBD_REP_ERR_POLICY, found.refusal);
     const session = this.#session(found);
     const replies = [encodeInfoExport(option, found.sizeBytes, session.transmissionFlags)];
     for (const infoType of infoTypes) {
@@ -178,6 +181,8 @@ export class OptionAnswers {
     if (option === NBD_OPT_LIST_META_CONTEXT) {
       // "The metadata context ID in these replies is reserved and SHOULD be set to zero."
       contexts = listContexts(found.contexts, queries).map((name) => ({ id: 0, name }));
+    } else if (found.refusal !== undefined) {
+      return refusal(option, NBD_REP_ERR_POLICY, found.refusal);
     } else {
       contexts = selectContexts(found.contexts, queries).map((name, index) => ({ id: index + 1, name }));
       this.#selected = { exportName: found.name, contexts };

@@ -18,6 +18,11 @@ export interface ExportInfo {
   readonly maximumPayloadBytes: number;
   /** Full names of the metadata contexts that may be selected, each once. */
   readonly contexts: readonly string[];
+  /**
+   * Why this client may not open it, or undefined. Its contexts can be listed, so that a challenge can be one of them; INFO, GO and SET_META_CONTEXT are
+   * answered with NBD_REP_ERR_POLICY and this.
+   */
+  readonly refusal?: string | undefined;
 }
 
 /** The exports that a client may see. Answers may change between calls, as exports come and go. */

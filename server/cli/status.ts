@@ -144,7 +144,10 @@ const SESSION_COLUMNS: readonly Column[] = [
 function formatSessions(status: NodeStatus): string {
   const rows = status.sessions.map((session) => [
     String(session.id),
-    session.exportName + (session.readOnly ? ' (read-only)' : '') + (session.kernelDevice ? ' (device)' : ''),
+    session.exportName +
+      (session.readOnly ? ' (read-only)' : '') +
+      (session.kernelDevice ? ' (device)' : '') +
+      (session.link === null ? '' : ` (link ${session.link})`),
     session.peer,
     session.since,
     formatSize(session.bytesRead),

@@ -71,6 +71,9 @@ export const SessionView = Type.Object({
   since: Type.String(),
   readOnly: Type.Boolean(),
   kernelDevice: Type.Boolean({ description: 'it is a kernel device of this node' }),
+  link: nullable(
+    Type.String({ description: 'of another node: the link that it belongs to, empty until that is known' }),
+  ),
   bytesRead: Count,
   bytesWritten: Count,
   requests: Count,
