@@ -77,6 +77,7 @@ t.test('the life of a group, as typed', async (t) => {
       snapshots: [],
       operations: [],
       links: [],
+      replica: null,
     },
   ]);
   t.match(await tidemark('delete', 'g', ...on), {
@@ -313,6 +314,7 @@ t.test('what failed stands out in the status', async (t) => {
     snapshots: [],
     operations: [],
     links: [],
+    replica: null,
   };
   const volume = {
     name: 'v',
