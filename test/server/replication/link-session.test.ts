@@ -27,7 +27,7 @@ import { until } from '../../fixtures/test-server.ts';
 const SECRET = randomBytes(32);
 const REGION = 4096;
 
-async function serve(t: Test, options: { secret?: Buffer; volumeBytes?: number } = {}) {
+async function serve(t: Test, options: { secret?: Buffer; volumeBytes?: number; sharedBytes?: number } = {}) {
   const group = new FakeGroup('g', { v: options.volumeBytes ?? 1 << 20 });
   group.role = 'secondary';
   const replica = new FakeReplica();
@@ -48,7 +48,7 @@ async function serve(t: Test, options: { secret?: Buffer; volumeBytes?: number }
     exports,
     replication,
     events,
-    limits: DEFAULT_LIMITS,
+    limits: { ...DEFAULT_LIMITS, sharedBytes: options.sharedBytes ?? DEFAULT_LIMITS.sharedBytes },
     logger: silentLogger(),
   });
   const directory = await mkdtemp(join(tmpdir(), 'tidemark-'));
@@ -195,7 +195,7 @@ t.test('what the secondary refuses comes through as what it is', async (t) => {
   t.equal(await Promise.race([session.closed, Promise.resolve('open')]), 'open', 'refusals end nothing');
 });
 
-t.test('a newer session ends the older one', async (t) => {
+t.test('K8: a newer session ends the older one', async (t) => {
   const { replica, connect, server } = await serve(t);
   const older = await connect();
   await older.begin(announcement());
@@ -440,4 +440,19 @@ t.test('bytes as they come: split anywhere, and offsets between two sectors', as
   t.strictSame(replica.appended, [{ lsn: 2 ** 51, bytes: payload }]);
   raw.send(requestBytes({ type: NBD_CMD_READ, length: 512 }));
   t.equal((await raw.take(16)).readUInt32BE(4), NBD_EINVAL);
+});
+
+t.test('K13: a link never waits for what clients hold', async (t) => {
+  const { replica, connect, server, rawSocket } = await serve(t, { sharedBytes: 33 << 20 });
+  const clients = await RawSession.open({ rawSocket }, 'p/v');
+  // It has announced a large write and does not go on: what it may take of the shared bytes is taken.
+  clients.send(requestBytes({ type: NBD_CMD_WRITE, offset: 0, length: 1 << 20 }, Buffer.alloc(4096)));
+  const before = server.permits.totalBytes;
+  await until(() => server.permits.freeBytes < before);
+  const held = server.permits.freeBytes;
+  const session = await connect();
+  await session.begin(announcement());
+  await session.append(64, randomBytes(32 << 20));
+  t.equal(replica.appended[0]?.bytes.length, 32 << 20, 'more than was left');
+  t.equal(server.permits.freeBytes, held);
 });
