@@ -23,6 +23,9 @@ import type { RegionIndex } from '../units.ts';
 import { withDisk } from './check-files.ts';
 import { type Findings, regionsInDoubt } from './report.ts';
 
+/** What the node keeps in the folder of a group beside the group: how it proves itself to other nodes. */
+const SECRETS = /^(?:secret|links\/[^/]+\.secret)$/;
+
 /** Regions looked at one by one, of a volume. Beyond it all that may be in doubt is. */
 const MAX_LOOKED_AT = 2 ** 20;
 
@@ -182,7 +185,7 @@ export class ChainCheck {
   async #leftovers(batches: readonly LogBatch[]): Promise<void> {
     const pending = new Set(batches.flatMap((batch) => this.#idsOf(batch)));
     for (const name of await this.#folder.list()) {
-      if (this.#known.has(name)) continue;
+      if (this.#known.has(name) || SECRETS.test(name)) continue;
       const [, id] = /^(?:snapshots|restores|links)\/([^/]+)\//.exec(name) ?? [];
       if (id === undefined) this.#findings.add('note', name, 'it is no file of this group');
       else if (!pending.has(id))

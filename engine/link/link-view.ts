@@ -18,7 +18,7 @@ export interface LinkView extends Readonly<LinkSettings>, Readonly<LinkCounters>
   /** Why it is not streaming, or what holds it up. */
   readonly reason: string | undefined;
   /** What it waits for, and what comes then. */
-  readonly next: string | undefined;
+  readonly waitsFor: string | undefined;
   /** Of the log that its secondary does not have, or that became regions since it had it. */
   readonly lagBytes: number;
   readonly lagSeconds: number;
@@ -69,21 +69,30 @@ export function viewOf(state: GroupState, link: LinkState, facts: LinkFacts): Li
 function standing(
   link: LinkState,
   { connection, problem, isRetrying }: LinkFacts,
-): Pick<LinkView, 'state' | 'reason' | 'next'> {
+): Pick<LinkView, 'state' | 'reason' | 'waitsFor'> {
   const { wanted } = link.settings;
   if (wanted === 'paused')
     return {
       state: 'paused',
       reason: 'its operator paused it',
-      next: link.logLsn === null ? 'resume: what it lacks is copied then' : 'resume: the log is kept for it',
+      waitsFor:
+        link.logLsn === null ? 'resume: what it lacks is copied then' : 'resume: the log is kept for it',
     };
   if (wanted === 'detached')
-    return { state: 'detached', reason: 'it is detached', next: 'resume: what it lacks is copied then' };
+    return { state: 'detached', reason: 'it is detached', waitsFor: 'resume: what it lacks is copied then' };
   if (connection?.peer === undefined) {
     const next = isRetrying ? 'it tries again by itself' : 'it waits for the secondary to answer';
-    return { state: problem?.refused === true ? 'failed' : 'connecting', reason: problem?.reason, next };
+    return {
+      state: problem?.refused === true ? 'failed' : 'connecting',
+      reason: problem?.reason,
+      waitsFor: next,
+    };
   }
-  if (connection.isStreaming) return { state: 'streaming', reason: connection.obstacle, next: undefined };
+  if (connection.isStreaming) return { state: 'streaming', reason: connection.obstacle, waitsFor: undefined };
   const what = link.dcm.count === 0 ? 'the secondary takes over what it has' : 'regions are copied';
-  return { state: 'resync', reason: connection.obstacle ?? what, next: 'streaming, when nothing is left' };
+  return {
+    state: 'resync',
+    reason: connection.obstacle ?? what,
+    waitsFor: 'streaming, when nothing is left',
+  };
 }

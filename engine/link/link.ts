@@ -12,7 +12,7 @@ import type { LinkSettings, LinkState } from './link-state.ts';
 import type { LinkCounters, LinkView } from './link-view.ts';
 import { viewOf } from './link-view.ts';
 import { markUnshipped } from './overflow.ts';
-import type { Announcement, PeerConnector, PeerSession } from './peer.ts';
+import type { Announcement, PeerConnector, PeerSession, PeerState } from './peer.ts';
 
 /** From the first try again to the next, doubled each time up to the last. */
 const FIRST_BACK_OFF_MS = 100;
@@ -86,6 +86,11 @@ export class Link {
 
   get durableLsn(): Lsn {
     return this.#connection?.shipping.durableLsn ?? 0;
+  }
+
+  /** What the secondary said last, while it is connected. */
+  get peer(): PeerState | undefined {
+    return this.#connection?.peer;
   }
 
   get view(): LinkView {

@@ -13,8 +13,10 @@ import type { LogBatch } from '../log/record.ts';
 import { RegionMap, type RegionRun } from '../map/region-map.ts';
 import { checkName } from '../names.ts';
 import type { Snapshot } from '../snapshot/control-effects.ts';
+import type { RestorePlan } from '../snapshots.ts';
 import type { Lsn } from '../units.ts';
 import { Dcm } from './dcm.ts';
+import { forecastOf, type LinkForecast } from './forecast.ts';
 import { LagMarks } from './lag.ts';
 import { Link, type LinkHost } from './link.ts';
 import { type LinkSettings, LinkState } from './link-state.ts';
@@ -88,7 +90,7 @@ export class Links {
     return this.#busy > 0;
   }
 
-  get views(): LinkView[] {
+  views(): LinkView[] {
     return this.#links.map((link) => link.view);
   }
 
@@ -201,6 +203,11 @@ export class Links {
       await this.#configure(link, { ...link.link.settings, wanted });
       return link.view;
     });
+  }
+
+  /** What a restore would do on each link, as things stand (Fig. 5): its secondary decides (rule K10). */
+  forecastRestore(plan: RestorePlan): LinkForecast[] {
+    return this.#links.map((link) => forecastOf(link, plan, this.#state.regionBytes));
   }
 
   /** Has what the secondary lacks copied now; with `full`, everything. Throws `not-found`, `in-use` when the link is not active. */
@@ -407,6 +414,11 @@ function checkSettings(settings: LinkSettings): void {
   if (settings.uri === '') refuse('it needs a URI');
   if (!['async', 'memory', 'sync'].includes(settings.mode))
     refuse(`${JSON.stringify(settings.mode)} is no mode: take "async", "memory" or "sync"`);
+  if (settings.mode !== 'async')
+    throw new EngineError(
+      'unsupported',
+      `link ${settings.name}: mode ${settings.mode} is not there yet: take "async"`,
+    );
   if (!['go-on', 'block'].includes(settings.onLost))
     refuse(`${JSON.stringify(settings.onLost)} is no policy for a lost connection: take "go-on" or "block"`);
   if (!['dcm', 'block', 'detach'].includes(settings.onFull))

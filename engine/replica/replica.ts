@@ -417,10 +417,37 @@ export class Replica implements ReplicaPort {
   ended(session: number, _reason: string): void {
     if (session !== this.#session) return;
     this.#session++;
+    this.#announced = undefined;
     this.#resync.hold = undefined;
     this.#admission.wantsRoom = false;
     this.#admission.poke();
     this.#host.changed();
+  }
+
+  /** The link that feeds it, once it has met its primary. */
+  get upstream(): NonNullable<ReplicaRecord['upstream']> | undefined {
+    return replicaOf(this.#state).upstream ?? undefined;
+  }
+
+  /** A session of that link is open. */
+  get connected(): boolean {
+    return this.#announced !== undefined;
+  }
+
+  get frozen(): boolean {
+    return replicaOf(this.#state).frozen;
+  }
+
+  get applyDelaySeconds(): number {
+    return replicaOf(this.#state).applyDelaySeconds;
+  }
+
+  freeze(): Promise<void> {
+    return this.setFrozen(true);
+  }
+
+  thaw(): Promise<void> {
+    return this.setFrozen(false);
   }
 
   /** Keeps it from applying what comes ([0061]), or lets it go on. Durable. */

@@ -25,7 +25,7 @@ export interface SimLinkView {
 }
 
 export interface SimLinks {
-  readonly views: readonly SimLinkView[];
+  views(): readonly SimLinkView[];
   add(spec: SimLinkSpec): Promise<unknown>;
   pause(name: string): Promise<unknown>;
   resume(name: string): Promise<unknown>;

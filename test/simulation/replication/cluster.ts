@@ -184,7 +184,7 @@ export class Cluster {
 
   /** Where everybody stands, for people. */
   describe(): string {
-    const links = this.group?.links.views ?? [];
+    const links = this.group?.links.views() ?? [];
     const shown = links.map(
       ({ name, state, reason, dcmRegions, lagBytes }) =>
         `${name} ${state} (${reason ?? '-'}), ${dcmRegions} regions, ${lagBytes} bytes`,
@@ -264,7 +264,7 @@ export class Cluster {
       if (known !== undefined) known.name = view.name;
       else this.#sawSnapshot(view);
     }
-    for (const [index, view] of group.links.views.entries()) {
+    for (const [index, view] of group.links.views().entries()) {
       const node = this.nodes[this.#nodeOf(view.name, index)];
       const isEqual = view.state === 'streaming' && view.dcmRegions === 0 && view.lagBytes === 0;
       if (node === undefined || !isEqual || !this.#hasApplied(node, group.log.endLsn)) continue;

@@ -82,7 +82,7 @@ export function generateCluster(
 function secondary(random: Random, operations: number): SecondaryPlan {
   return {
     logBytes: random.pick([256, 256, 512]) * KIB,
-    mode: random.pick(['async', 'async', 'memory', 'sync']),
+    mode: 'async',
     onFull: random.pick(['dcm', 'dcm', 'dcm', 'block', 'detach']),
     limitBytes: random.pick([0, 8 * KIB, 32 * KIB, 64 * KIB]),
     rateBytesPerSecond: random.pick([0, 0, 1024 * KIB]),

@@ -51,9 +51,10 @@ export class ClusterWorld {
       cluster.join(number);
       const spec = { name: `n${number}`, uri: `sim:${number}`, mode, onFull, limitBytes, rateBytesPerSecond };
       cluster.note(() => `link ${spec.name} is made: ${JSON.stringify(spec)}`);
+      const written = group.mode === 'direct' ? cluster.history.now : 0;
       await this.#ended(`link add ${spec.name}`, group.links.add(spec));
       // What was written directly before is durable with it.
-      cluster.history.durable = Math.max(cluster.history.durable, cluster.history.now);
+      cluster.history.durable = Math.max(cluster.history.durable, written);
     }
   }
 
@@ -292,7 +293,7 @@ export class ClusterWorld {
 
   async #pauseOrResume(op: 'pause' | 'resume', pick: number): Promise<void> {
     const { links } = this.cluster.group ?? {};
-    const views = links?.views ?? [];
+    const views = links?.views() ?? [];
     const view = views[pick % Math.max(1, views.length)];
     if (links === undefined || view === undefined) return;
     await this.#ended(`${op} ${view.name}`, links[op](view.name));
@@ -405,11 +406,11 @@ export class ClusterWorld {
       if (node.group !== undefined) await this.#ended('thaw', node.group.thaw());
     const isEqual = (): boolean => {
       const end = cluster.group?.log.endLsn ?? Number.POSITIVE_INFINITY;
-      const streaming = links.views.every((view) => view.state === 'streaming' && view.dcmRegions === 0);
+      const streaming = links.views().every((view) => view.state === 'streaming' && view.dcmRegions === 0);
       return streaming && [...cluster.joined].every((number) => this.#hasAll(number, end));
     };
     // A link may be detached again while it catches up, where that is its policy.
-    const stopped = () => links.views.filter(({ state }) => state === 'paused' || state === 'detached');
+    const stopped = () => links.views().filter(({ state }) => state === 'paused' || state === 'detached');
     do {
       for (const { name } of stopped()) await this.#ended(`resume ${name}`, links.resume(name));
       await cluster.until('that all secondaries have everything', () => isEqual() || stopped().length > 0);
