@@ -94,7 +94,7 @@ const detachedFields = object(
     stores: volumeSet,
     written: volumeSet,
   },
-  { refresh: object({ layerId: uuid, id: uuid }) },
+  { undoOf: volumeSet, refresh: object({ layerId: uuid, id: uuid }) },
 );
 const isVersion2 = object({
   ...baseFields,
@@ -116,7 +116,8 @@ type SnapshotJson = Omit<SnapshotRecord, 'undoOf' | 'stores' | 'written' | 'copi
   readonly copied: string;
 };
 type RestoreJson = Omit<RestoreRecord, 'volumes'> & { readonly volumes: string };
-type DetachedJson = Omit<DetachedRecord, 'stores' | 'written'> & {
+type DetachedJson = Omit<DetachedRecord, 'undoOf' | 'stores' | 'written'> & {
+  readonly undoOf?: string;
   readonly stores: string;
   readonly written: string;
 };
@@ -156,10 +157,11 @@ export function encodeRecord(record: GroupRecord): Buffer {
         ...(undoOf === undefined ? {} : { undoOf: set(undoOf) }),
       };
     }),
-    detached: record.detached.map((snapshot) => ({
-      ...snapshot,
-      stores: set(snapshot.stores),
-      written: set(snapshot.written),
+    detached: record.detached.map(({ undoOf, ...rest }) => ({
+      ...rest,
+      stores: set(rest.stores),
+      written: set(rest.written),
+      ...(undoOf === undefined ? {} : { undoOf: set(undoOf) }),
     })),
   };
   return Buffer.from(JSON.stringify(json), 'utf8');
@@ -216,10 +218,11 @@ function withNames(json: RecordJson): GroupRecord {
   // Records that are barriers have LSNs of their own, but a snapshot taken between batches shares one with the record after it.
   if (nodes.some((node, index) => node.lsn < (nodes[index - 1]?.lsn ?? 0)))
     throw senseless('the chain is out of order');
-  const detached = json.detached.map((snapshot) => ({
-    ...snapshot,
-    stores: names(snapshot.stores),
-    written: names(snapshot.written),
+  const detached = json.detached.map(({ undoOf, ...rest }) => ({
+    ...rest,
+    stores: names(rest.stores),
+    written: names(rest.written),
+    ...(undoOf === undefined ? {} : { undoOf: names(undoOf) }),
   }));
   return { ...json, nodes, detached };
 }
