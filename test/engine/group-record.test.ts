@@ -65,7 +65,7 @@ const record: GroupRecord = {
     snapshot,
   ],
   voided: [id(200)],
-  detached: [detached, { ...detached, name: null, refresh: { layerId: id(302), id: id(303) } }],
+  detached: [{ ...detached, undoOf: ['v3'] }, { ...detached, name: null, refresh: { layerId: id(302), id: id(303) } }],
 };
 
 t.test('a record comes back as it went', async (t) => {
