@@ -95,7 +95,7 @@ const detachedFields = object(
     stores: volumeSet,
     written: volumeSet,
   },
-  { refresh: object({ layerId: uuid, id: uuid }) },
+  { undoOf: volumeSet, refresh: object({ layerId: uuid, id: uuid }) },
 );
 const version2Fields = {
   ...baseFields,
@@ -149,7 +149,8 @@ type SnapshotJson = Omit<SnapshotRecord, 'undoOf' | 'stores' | 'written' | 'copi
   readonly copied: string;
 };
 type RestoreJson = Omit<RestoreRecord, 'volumes'> & { readonly volumes: string };
-type DetachedJson = Omit<DetachedRecord, 'stores' | 'written'> & {
+type DetachedJson = Omit<DetachedRecord, 'undoOf' | 'stores' | 'written'> & {
+  readonly undoOf?: string;
   readonly stores: string;
   readonly written: string;
 };
@@ -193,10 +194,11 @@ export function encodeRecord(record: GroupRecord): Buffer {
         ...(undoOf === undefined ? {} : { undoOf: set(undoOf) }),
       };
     }),
-    detached: record.detached.map((snapshot) => ({
-      ...snapshot,
-      stores: set(snapshot.stores),
-      written: set(snapshot.written),
+    detached: record.detached.map(({ undoOf, ...rest }) => ({
+      ...rest,
+      stores: set(rest.stores),
+      written: set(rest.written),
+      ...(undoOf === undefined ? {} : { undoOf: set(undoOf) }),
     })),
     replica: record.replica && {
       ...record.replica,
@@ -267,10 +269,11 @@ function withNames(json: RecordJson): GroupRecord {
   // Records that are barriers have LSNs of their own, but a snapshot taken between batches shares one with the record after it.
   if (nodes.some((node, index) => node.lsn < (nodes[index - 1]?.lsn ?? 0)))
     throw senseless('the chain is out of order');
-  const detached = json.detached.map((snapshot) => ({
-    ...snapshot,
-    stores: names(snapshot.stores),
-    written: names(snapshot.written),
+  const detached = json.detached.map(({ undoOf, ...rest }) => ({
+    ...rest,
+    stores: names(rest.stores),
+    written: names(rest.written),
+    ...(undoOf === undefined ? {} : { undoOf: names(undoOf) }),
   }));
   const { replica } = json;
   if ((replica !== null) !== (json.role === 'secondary'))

@@ -84,6 +84,8 @@ export interface DetachedRecord {
   readonly local: boolean;
   /** A UUID that names the files of its changed maps: each refresh begins new ones. */
   readonly changedId: string;
+  /** As in `SnapshotRecord`; gone with the first refresh. */
+  readonly undoOf?: readonly string[];
   /** Copied. */
   readonly stores: readonly string[];
   /** Modified. */

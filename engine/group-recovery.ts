@@ -208,8 +208,8 @@ async function openDetached(opening: Opening, record: DetachedRecord): Promise<D
       changed: await openMapOf(opening, changedName, length),
     });
   }
-  const { id, name, lsn, createdAt, local, changedId } = record;
-  const identity = { id, name: name ?? '', lsn, createdAt, local, epoch: changedId };
+  const { id, name, lsn, createdAt, local, changedId, undoOf } = record;
+  const identity = { id, name: name ?? '', lsn, createdAt, local, epoch: changedId, undoOf };
   const snapshot = new DetachedSnapshot(state.volumes, identity, parts);
   snapshot.name = name;
   snapshot.recordedName = name;

@@ -80,6 +80,8 @@ export class Applier {
 
   start(): void {
     this.#running ??= this.#run();
+    // A checkpoint of the process before may have freed nothing yet, and there may be none before writers need the space.
+    this.#freeing.soon();
   }
 
   /** A batch has begun. */

@@ -120,14 +120,15 @@ async function becomeDetached(state: GroupState, layer: Layer): Promise<Detached
     throw error;
   }
   // It may have been deleted meanwhile: what there is of it goes with the layer then.
-  const { id, name, recordedName, lsn, createdAt, local } = layer;
+  const { id, name, recordedName, lsn, createdAt, local, undoOf } = layer;
   if (name === null || recordedName === null) {
     layer.detaching = false;
     await closeMaps();
     await removeMaps(state, layer);
     return undefined;
   }
-  const snapshot = new DetachedSnapshot(state.volumes, { id, name, lsn, createdAt, local, epoch: id }, parts);
+  const identity = { id, name, lsn, createdAt, local, epoch: id, undoOf };
+  const snapshot = new DetachedSnapshot(state.volumes, identity, parts);
   snapshot.recordedName = recordedName;
   const layerParts = layer.parts.map(({ copied, modified }) => ({ copied, modified }));
   const set = (detached: boolean): void => {

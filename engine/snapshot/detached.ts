@@ -52,6 +52,7 @@ export class DetachedSnapshot implements DetachedImage, ChangeTracker {
   epoch: string;
   readonly parts: readonly DetachedPart[];
   refresh: Refresh | undefined;
+  readonly #undoOf: readonly string[] | undefined;
   readonly #volumes: readonly GroupVolume[];
 
   constructor(
@@ -63,6 +64,7 @@ export class DetachedSnapshot implements DetachedImage, ChangeTracker {
       readonly createdAt: string;
       readonly local: boolean;
       readonly epoch: string;
+      readonly undoOf?: readonly string[] | undefined;
     },
     parts: readonly DetachedPart[],
   ) {
@@ -74,7 +76,17 @@ export class DetachedSnapshot implements DetachedImage, ChangeTracker {
     this.createdAt = identity.createdAt;
     this.local = identity.local;
     this.epoch = identity.epoch;
+    this.#undoOf = identity.undoOf;
     this.parts = parts;
+  }
+
+  /** Names of the volumes that restoring it restores, where it was taken to undo a restore. A refresh makes another image of it. */
+  get undoOf(): readonly string[] | undefined {
+    return this.refresh === undefined ? this.#recordedUndoOf : undefined;
+  }
+
+  get #recordedUndoOf(): readonly string[] | undefined {
+    return this.epoch === this.id ? this.#undoOf : undefined;
   }
 
   locate(volumeIndex: number, region: RegionIndex): RegionStore | Layer {
@@ -105,7 +117,9 @@ export class DetachedSnapshot implements DetachedImage, ChangeTracker {
     const written = stores.filter((_, index) => this.parts[index]?.modified !== undefined);
     const layerId = this.refresh?.applied ? this.refresh.layer.id : undefined;
     const refresh = layerId === undefined ? {} : { refresh: { layerId, id: layerId } };
-    return { id, name: recordedName, lsn, createdAt, local, changedId: epoch, stores, written, ...refresh };
+    const undoOf = this.#recordedUndoOf === undefined ? {} : { undoOf: this.#recordedUndoOf };
+    const identity = { id, name: recordedName, lsn, createdAt, local, changedId: epoch };
+    return { ...identity, ...undoOf, stores, written, ...refresh };
   }
 
   async close(): Promise<void> {

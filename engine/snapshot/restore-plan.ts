@@ -27,8 +27,7 @@ export function volumesToRestore(
   name: string | undefined,
 ): GroupVolume[] {
   if (name !== undefined) return [volumeNamed(state, name)];
-  const undoOf = snapshot.kind === 'layer' ? snapshot.undoOf : undefined;
-  return state.volumes.filter((volume) => undoOf?.includes(volume.name) ?? true);
+  return state.volumes.filter((volume) => snapshot.undoOf?.includes(volume.name) ?? true);
 }
 
 /** The same with their maps, as things stand. */

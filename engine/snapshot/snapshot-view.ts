@@ -35,7 +35,7 @@ export function viewOf(state: GroupState, snapshot: Snapshot): SnapshotView {
     lsn: taken.lsn,
     createdAt: taken.createdAt,
     local: snapshot.local,
-    undoOf: detached ? undefined : snapshot.undoOf,
+    undoOf: snapshot.undoOf,
     state: stateOf(snapshot),
     // Counted when somebody looks: who only wants names asks often.
     get volumes() {

@@ -81,7 +81,10 @@ const record: GroupRecord = {
     snapshot,
   ],
   voided: [id(200)],
-  detached: [detached, { ...detached, name: null, refresh: { layerId: id(302), id: id(303) } }],
+  detached: [
+    { ...detached, undoOf: ['v3'] },
+    { ...detached, name: null, refresh: { layerId: id(302), id: id(303) } },
+  ],
   memberId: id(400),
   links: [link, { ...link, id: id(402), position: { baseLsn: 3, logLsn: null }, peerId: null }],
   replica: null,

@@ -17,6 +17,8 @@ const SECTOR_BYTES = 512;
 const LIVE_STEPS = 40_000;
 /** How long is waited for what may be held up, by a full disk or one that fails. */
 const HELD_STEPS = 400;
+/** Which snapshot is given up is decided so many steps at most before it is told. */
+const DECISION_STEPS = 500;
 /** Requests under way at most, as a client's queue. */
 const MAX_IN_FLIGHT = 12;
 
@@ -74,6 +76,7 @@ export class Machine {
   faultyEver = false;
   /** Names of snapshots that were given up, as the group told. */
   readonly givenUp = new Set<string>();
+  #usedAt = 0;
   /** Regions that restores may have moved since the group was opened. */
   restorable = 0;
   readonly progress = new Map<string, { readonly done: number; readonly total: number }>();
@@ -118,6 +121,7 @@ export class Machine {
       this.model.observe(mode);
     }
     this.#forgetGone();
+    this.#noteUse();
     for (const name of this.storage.failedSyncs.splice(0)) this.#syncFailed(name);
   }
 
@@ -133,9 +137,8 @@ export class Machine {
     }
     const victim = this.model.find(name);
     const views = this.group?.snapshots ?? [];
-    const mayUse =
-      views.some((view) => view.state !== 'attached') || (this.group?.operations.length ?? 0) > 0;
-    if (victim === undefined || mayUse || this.controlBusy || name === 'undo') return;
+    const mayUse = this.scheduler.steps - this.#usedAt < DECISION_STEPS;
+    if (victim === undefined || mayUse || name === 'undo') return;
     const better = views.find((view) => view.name === 'undo' || view.lsn < victim.lsn);
     if (better !== undefined)
       this.report(new Violation('4 (S8)', `snapshot ${name} was given up, and ${better.name} was not`));
@@ -165,7 +168,11 @@ export class Machine {
       return;
     }
     this.lossy = true;
-    if (volume) this.model.loosen(index);
+    if (volume) this.model.loosen(this.model.volume(index));
+    // What was written through a snapshot and not flushed may be gone at once.
+    const [, id] = /^snapshots\/([^/]+)\/.*\.modified$/.exec(name) ?? [];
+    const snapshot = this.model.snapshots.find((one) => one.id === id);
+    if (snapshot !== undefined) this.model.loosen(snapshot.image(index));
   }
 
   /** Something that does not hold. The run ends at the next step. */
@@ -186,6 +193,15 @@ export class Machine {
 
   async steps(count: number): Promise<void> {
     for (let left = count; left > 0; left--) if (!(await this.step())) return;
+  }
+
+  /** When anything was last seen that may use a snapshot. */
+  #noteUse(): void {
+    if (this.plan.onFull === 'hold' || !this.shortEver || this.group === undefined) return;
+    const { snapshots, operations } = this.group;
+    const isUsed =
+      operations.length > 0 || this.controlBusy || snapshots.some((one) => one.state !== 'attached');
+    if (isUsed) this.#usedAt = this.scheduler.steps;
   }
 
   /** Goes on until something is so; with disks fine it has to come (invariant 8). */

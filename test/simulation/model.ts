@@ -443,8 +443,8 @@ export class Model {
     return this.volume(volume).unsettled.some((change) => change.endedAt !== NEVER && !change.logged);
   }
 
-  /** A sync of a volume failed in direct mode: what was not durable may be lost at once. */
-  loosen(volume: number): void {
-    this.volume(volume).loose = true;
+  /** A sync of an image that nobody has a log of failed: what was not durable may be lost at once. */
+  loosen(image: Image): void {
+    image.loose = true;
   }
 }
