@@ -243,7 +243,8 @@ export class Connection {
     const restore = this.#link.restore;
     if (restore?.path !== 'pending' || appliedLsn <= restore.lsn) return;
     // [0072]: whatever it lacked of these regions, it has them now; what it asks for comes on top.
-    if (restoredByReferenceLsn === restore.lsn) this.#link.restoredByReference();
+    if (restoredByReferenceLsn === restore.lsn)
+      this.#link.restoredByReference(needs === this.#needs ? 'by reference' : 'by regions');
     // Of one volume's it says nothing but what it needs.
     else if (needs === this.#needs) this.#link.noteRestorePath(appliedLsn, 'by reference');
   }

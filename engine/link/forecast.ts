@@ -20,7 +20,10 @@ export function forecastOf(link: Link, plan: RestorePlan, regionBytes: number): 
       bytes: plan.bytes,
       note: 'the secondary does not get the log now: the regions are noted, and follow when it does',
     };
-  if (!peer.snapshots.some(({ id }) => id === plan.snapshot.id))
+  // What it had not come to when it was asked last, it will hold.
+  const { id, lsn, local } = plan.snapshot;
+  const isHeld = peer.snapshots.some((snapshot) => snapshot.id === id) || (!local && lsn >= peer.horizonLsn);
+  if (!isHeld)
     return {
       link: name,
       path: 'by regions',

@@ -144,13 +144,13 @@ export class LinkState implements ChangeTracker, LogHold {
       this.restore = { lsn: this.restore.lsn, path, maps: undefined };
   }
 
-  /** The secondary has restored the whole group from a snapshot of its own: what it lacked of these regions before, it has now ([0072]). */
-  restoredByReference(): void {
+  /** The secondary has restored the whole group from a snapshot of its own: what it lacked of these regions before, it has now, but for what it asks for ([0072]). */
+  restoredByReference(path: RestorePath): void {
     const { restore } = this;
     restore?.maps?.forEach((map, index) => {
       for (const run of map.runs()) this.dcm.unmark(index, run);
     });
-    if (restore !== undefined) this.restore = { lsn: restore.lsn, path: 'by reference', maps: undefined };
+    if (restore !== undefined) this.restore = { lsn: restore.lsn, path, maps: undefined };
   }
 
   flush(): Promise<void> {
