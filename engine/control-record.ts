@@ -39,6 +39,14 @@ export interface DetachControl {
   readonly id: string;
 }
 
+/** An image of the group for one round of a resync (rule K7): on the node that feeds the link, and of no name. Others skip it. */
+export interface RoundControl {
+  readonly type: 'round';
+  readonly id: string;
+  readonly linkId: string;
+  readonly createdAt: string;
+}
+
 /** The undo snapshot and the restore are one record: one point of the order, all or nothing. */
 export interface RestoreControl {
   readonly type: 'restore';
@@ -59,6 +67,7 @@ export type Control =
   | RenameControl
   | RefreshControl
   | DetachControl
+  | RoundControl
   | RestoreControl;
 
 interface MapText {
@@ -132,6 +141,7 @@ const FIELDS: Readonly<Record<string, Readonly<Record<string, Check>>>> = {
   rename: { id: text, name: text },
   refresh: { id: text, nextId: text, createdAt: text },
   detach: { id: text },
+  round: { id: text, linkId: text, createdAt: text },
   restore: {
     id: text,
     sourceId: text,

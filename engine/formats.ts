@@ -28,8 +28,10 @@ export function spoil(bytes: Buffer): void {
 // The group record, `group.record`: two slots of 1 MiB; each a header, and a payload of JSON.
 
 export const GROUP_RECORD_MAGIC = Buffer.from('TDMKGRP\0', 'latin1');
-/** Version 1 knew no log and no snapshots: it is read, and written as this one. */
-export const GROUP_RECORD_VERSION = 2;
+/** Version 1 knew no log and no snapshots, version 2 no other members: they are read, and written as this one. */
+export const GROUP_RECORD_VERSION = 3;
+/** From this version on a group has a log, and its record has taken its space. */
+export const GROUP_RECORD_LOG_VERSION = 2;
 export const GROUP_RECORD_SLOTS = 2;
 /** Room for header and payload of one slot, in bytes. A record of a group of many members and snapshots takes some KiB. */
 export const GROUP_RECORD_SLOT_BYTES = 1024 * 1024;

@@ -8,8 +8,10 @@ import { EngineError } from './errors.ts';
 import type { OpenGroup } from './group-files.ts';
 import { closeState } from './group-recovery.ts';
 import type { GroupState } from './group-state.ts';
+import type { Links } from './link/links.ts';
 import type { Applier } from './log/applier.ts';
 import type { WritePath } from './log/write-path.ts';
+import type { Replica } from './replica/replica.ts';
 import type { Snapshots } from './snapshots.ts';
 import type { Volume } from './volume.ts';
 
@@ -21,6 +23,8 @@ export interface ClosingGroup {
   readonly snapshots: Snapshots;
   readonly background: Background;
   readonly applier: Applier;
+  readonly replica: Replica | undefined;
+  readonly links: Links;
   /** Told whatever `isWorking` depends on. */
   readonly changes: Condition;
   /** Whether what is logged can be applied. */
@@ -39,7 +43,9 @@ export async function closeGroup(group: ClosingGroup): Promise<void> {
   };
   const failedBefore = new Set([...volumes.values()].filter((volume) => volume.failure !== undefined));
   await endRequests(group);
+  await step(async () => group.replica?.close());
   await step(() => group.snapshots.close());
+  await step(() => group.links.close());
   await group.background.close();
   await applyRest(group, step);
   const { failure } = state.log;
@@ -49,6 +55,7 @@ export async function closeGroup(group: ClosingGroup): Promise<void> {
       errors.push(new EngineError('unavailable', volume.failure, { errno: 'EIO' }));
   await step(() => state.space.close());
   await step(() => closeState(state));
+  await step(async () => group.replica?.closeFiles());
   await step(() => state.log.close());
   await step(() => closeVolumes(opened));
   await step(() => opened.file.close());

@@ -31,9 +31,16 @@ import {
   GROUP_RECORD_FILE_BYTES,
   type GroupRecord,
   GroupRecordFile,
+  type ReplicaRecord,
   type VolumeRecord,
 } from './group-record.ts';
-import { checkGroupSpec, checkVolumeSize, type GroupSpec, type VolumeSpec } from './group-spec.ts';
+import {
+  checkGroupSpec,
+  checkVolumeSize,
+  type GroupSpec,
+  type ReplicaSpec,
+  type VolumeSpec,
+} from './group-spec.ts';
 import { MapFile } from './map/map-file.ts';
 import { type MapIdentity, mapFileBytes } from './map/map-format.ts';
 import type { Lsn } from './units.ts';
@@ -176,7 +183,7 @@ function newRecord(
     state: 'creating',
     id: randomUUID(),
     name: spec.name,
-    role: 'primary',
+    role: spec.replica === undefined ? 'primary' : 'secondary',
     createdAt: new Date(clock.nowMs()).toISOString(),
     regionBytes: spec.regionBytes,
     volumes,
@@ -187,6 +194,22 @@ function newRecord(
     nodes: [],
     voided: [],
     detached: [],
+    memberId: randomUUID(),
+    links: [],
+    replica: spec.replica === undefined ? null : newReplica(spec.replica, firstLsn),
+  };
+}
+
+/** It takes its group's id, and the place of its log, from the primary that it meets first. */
+function newReplica({ applyDelaySeconds }: ReplicaSpec, firstLsn: Lsn): ReplicaRecord {
+  return {
+    upstream: null,
+    horizonLsn: firstLsn,
+    resync: { guardId: null },
+    needs: { version: 0, volumes: [] },
+    restart: null,
+    frozen: false,
+    applyDelaySeconds: applyDelaySeconds ?? 0,
   };
 }
 

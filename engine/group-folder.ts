@@ -9,10 +9,10 @@ export const RESERVE_NAME = 'reserve';
 export const dataName = (volume: string): string => `volumes/${volume}.img`;
 export const mapName = (volume: string): string => `maps/${volume}.map`;
 
-/** What snapshots and restores keep: `snapshots/ID/VOLUME.KIND` and `restores/ID/VOLUME.map`. */
-const CHAIN_FILE = /^(snapshots|restores)\//;
+/** What snapshots, restores and links keep: `snapshots/ID/VOLUME.KIND`, `restores/ID/VOLUME.map`, `links/ID/VOLUME.dcm`; and a secondary, `replica/VOLUME.needs`. */
+const CHAIN_FILE = /^(snapshots|restores|links|replica)\//;
 /** Whatever a group has beside its record. */
-const GROUP_FILE = /^((volumes|maps|snapshots|restores)\/|(log\.ring|reserve)$)/;
+const GROUP_FILE = /^((volumes|maps|snapshots|restores|links|replica)\/|(log\.ring|reserve)$)/;
 
 /** Undoes what was done so far, newest first. `clean`: every step before it succeeded, so that nothing is left of what they undo. */
 export type Undo = (clean: boolean) => Promise<void>;

@@ -7,6 +7,7 @@ import type {
   DetachedRecord,
   GroupRecord,
   NodeRecord,
+  ReplicaRecord,
   RestoreRecord,
   SnapshotRecord,
   VolumeRecord,
@@ -96,7 +97,7 @@ const detachedFields = object(
   },
   { undoOf: volumeSet, refresh: object({ layerId: uuid, id: uuid }) },
 );
-const isVersion2 = object({
+const version2Fields = {
   ...baseFields,
   log: object({ sizeBytes: count }, { file: text }),
   onFull: oneOf('hold', 'give-up'),
@@ -105,9 +106,41 @@ const isVersion2 = object({
   nodes: listOf(either(snapshotFields, restoreFields)),
   voided: listOf(uuid),
   detached: listOf(detachedFields),
+};
+const isVersion2 = object(version2Fields);
+
+const generationFields = object({ number: count, id: uuid, firstLsn: count });
+const linkFields = object({
+  id: uuid,
+  name: text,
+  uri: text,
+  mode: oneOf('async', 'memory', 'sync'),
+  onLost: oneOf('go-on', 'block'),
+  onFull: oneOf('dcm', 'block', 'detach'),
+  limitBytes: count,
+  limitSeconds: count,
+  rateBytesPerSecond: count,
+  wanted: oneOf('active', 'paused', 'detached'),
+  position: object({ baseLsn: count, logLsn: either(count, nothing) }),
+  peerId: either(uuid, nothing),
+});
+const replicaFields = object({
+  upstream: either(object({ linkId: uuid, linkName: text, memberId: uuid }), nothing),
+  horizonLsn: count,
+  resync: either(object({ guardId: either(uuid, nothing) }), nothing),
+  needs: object({ version: count, volumes: volumeSet }),
+  restart: either(object({ lsn: count, chain: count, groupId: uuid, generation: generationFields }), nothing),
+  frozen: flag,
+  applyDelaySeconds: count,
+});
+const isVersion3 = object({
+  ...version2Fields,
+  memberId: uuid,
+  links: listOf(linkFields),
+  replica: either(replicaFields, nothing),
 });
 
-/** What version 1 has, and what a node looks like in version 2. The checks above say so. */
+/** What version 1 has, and what a node looks like since version 2. The checks above say so. */
 type BaseJson = Pick<GroupRecord, 'state' | 'id' | 'name' | 'role' | 'createdAt' | 'regionBytes' | 'volumes'>;
 type SnapshotJson = Omit<SnapshotRecord, 'undoOf' | 'stores' | 'written' | 'copied'> & {
   readonly undoOf?: string;
@@ -121,10 +154,14 @@ type DetachedJson = Omit<DetachedRecord, 'undoOf' | 'stores' | 'written'> & {
   readonly stores: string;
   readonly written: string;
 };
-type RecordJson = Omit<GroupRecord, 'nodes' | 'detached'> & {
+type NeedsJson = { readonly version: number; readonly volumes: string };
+type ReplicaJson = Omit<ReplicaRecord, 'needs'> & { readonly needs: NeedsJson };
+type Version2Json = Omit<GroupRecord, 'nodes' | 'detached' | 'memberId' | 'links' | 'replica'> & {
   readonly nodes: readonly (SnapshotJson | RestoreJson)[];
   readonly detached: readonly DetachedJson[];
 };
+type RecordJson = Version2Json &
+  Pick<GroupRecord, 'memberId' | 'links'> & { readonly replica: ReplicaJson | null };
 
 function toSet(names: readonly string[], volumes: readonly VolumeRecord[]): string {
   let set = 0n;
@@ -163,6 +200,10 @@ export function encodeRecord(record: GroupRecord): Buffer {
       written: set(rest.written),
       ...(undoOf === undefined ? {} : { undoOf: set(undoOf) }),
     })),
+    replica: record.replica && {
+      ...record.replica,
+      needs: { ...record.replica.needs, volumes: set(record.replica.needs.volumes) },
+    },
   };
   return Buffer.from(JSON.stringify(json), 'utf8');
 }
@@ -172,7 +213,7 @@ function senseless(why: string): EngineError {
   return new EngineError('corrupt', `the group's record is intact and makes no sense: ${why}`);
 }
 
-/** Throws `corrupt` for what no version of the program writes. `version` is 1 or 2. */
+/** Throws `corrupt` for what no version of the program writes. `version` is 1 to 3. */
 export function decodeRecord(payload: string, version: number): GroupRecord {
   let json: unknown;
   try {
@@ -184,8 +225,17 @@ export function decodeRecord(payload: string, version: number): GroupRecord {
     if (!isVersion1(json)) throw senseless('its fields are not those of version 1');
     return upgraded(json as BaseJson);
   }
-  if (!isVersion2(json)) throw senseless('its fields are not those of version 2');
+  if (version === 2) {
+    if (!isVersion2(json)) throw senseless('its fields are not those of version 2');
+    return withNames({ ...(json as Version2Json), ...alone((json as Version2Json).id) });
+  }
+  if (!isVersion3(json)) throw senseless('its fields are not those of version 3');
   return withNames(json as RecordJson);
+}
+
+/** Before version 3 a group had no other member. Its own id is as good as any for the only one. */
+function alone(groupId: string): Pick<GroupRecord, 'memberId' | 'links'> & { readonly replica: null } {
+  return { memberId: groupId, links: [], replica: null };
 }
 
 /** A group of version 1 had neither log nor snapshots, and was in direct mode. */
@@ -199,6 +249,7 @@ function upgraded(json: BaseJson): GroupRecord {
     nodes: [],
     voided: [],
     detached: [],
+    ...alone(json.id),
   };
 }
 
@@ -224,5 +275,9 @@ function withNames(json: RecordJson): GroupRecord {
     written: names(rest.written),
     ...(undoOf === undefined ? {} : { undoOf: names(undoOf) }),
   }));
-  return { ...json, nodes, detached };
+  const { replica } = json;
+  if ((replica !== null) !== (json.role === 'secondary'))
+    throw senseless('its role is not what it keeps as a replica');
+  const needs = replica && { ...replica.needs, volumes: names(replica.needs.volumes) };
+  return { ...json, nodes, detached, replica: replica && needs && { ...replica, needs } };
 }

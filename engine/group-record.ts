@@ -5,6 +5,7 @@
 import type { Disk } from './disk/disk.ts';
 import { EngineError } from './errors.ts';
 import {
+  GROUP_RECORD_LOG_VERSION,
   GROUP_RECORD_MAGIC,
   GROUP_RECORD_SLOT_BYTES,
   GROUP_RECORD_SLOTS,
@@ -92,6 +93,58 @@ export interface DetachedRecord {
   readonly refresh?: { readonly layerId: string; readonly id: string };
 }
 
+/** A link to a secondary, as the primary keeps it. Its data change map lies in `links/ID/VOLUME.dcm`. */
+export interface LinkRecord {
+  /** A UUID. */
+  readonly id: string;
+  readonly name: string;
+  /** NBD URI of the secondary's node; its export part, where there is one, is the name of the group there. */
+  readonly uri: string;
+  /** When a write is acknowledged (rule K4). */
+  readonly mode: 'async' | 'memory' | 'sync';
+  /** What a link of mode `memory` or `sync` does to writers while it is not streaming. */
+  readonly onLost: 'go-on' | 'block';
+  /** What it does when it holds the log back past its limit (rule K6). */
+  readonly onFull: 'dcm' | 'block' | 'detach';
+  /** Log kept for it at most, in bytes; 0: half of the ring. And in seconds; 0: as long as that lasts. */
+  readonly limitBytes: number;
+  readonly limitSeconds: number;
+  /** What a resync moves a second at most, in bytes; 0: no limit. */
+  readonly rateBytesPerSecond: number;
+  /** What its operator wants of it. */
+  readonly wanted: 'active' | 'paused' | 'detached';
+  /**
+   * What its secondary lacks of the group: of records from `baseLsn` on up to `logLsn` the DCM has the regions; those from `logLsn` on come through the log, which
+   * is kept for it. null: everything since `baseLsn` is, or will be as it is applied, in the DCM (rule K5). What is below `baseLsn` the secondary has durably.
+   */
+  readonly position: { readonly baseLsn: Lsn; readonly logLsn: Lsn | null };
+  /** UUID of the secondary's copy of the group, once it was met. */
+  readonly peerId: string | null;
+}
+
+/** What a secondary keeps about what it gets. */
+export interface ReplicaRecord {
+  /** The link that feeds it ([0062]), once it has met its primary. */
+  readonly upstream: { readonly linkId: string; readonly linkName: string; readonly memberId: string } | null;
+  /** Up to there records may be in the volumes, and readers may have seen them: a start replays to it, and no further (rule K12). */
+  readonly horizonLsn: Lsn;
+  /** Regions come out of order (rule K9). `guardId`: the layer that readers get meanwhile; null: there is no consistent image yet. */
+  readonly resync: { readonly guardId: string | null } | null;
+  /** Names of volumes that have a map of needed regions, `replica/VOLUME.needs` (rule K10), and the number that tells them from earlier ones. */
+  readonly needs: { readonly version: number; readonly volumes: readonly string[] };
+  /** The log is being restarted there; a start carries that through (rule L5). */
+  readonly restart: {
+    readonly lsn: Lsn;
+    readonly chain: number;
+    readonly groupId: string;
+    readonly generation: GenerationRecord;
+  } | null;
+  /** Its operator keeps it from applying ([0061]). */
+  readonly frozen: boolean;
+  /** Records are applied so long after they came, in seconds. */
+  readonly applyDelaySeconds: number;
+}
+
 /** All control state of a group (rule L10). */
 export interface GroupRecord {
   /** `creating` and `deleting`: the files are not all there, and the group is not; they are to be removed. */
@@ -115,6 +168,12 @@ export interface GroupRecord {
   /** Ids of snapshots that were given up before their record was applied (rule S4). */
   readonly voided: readonly string[];
   readonly detached: readonly DetachedRecord[];
+  /** UUID of this node's copy of the group. */
+  readonly memberId: string;
+  /** Of a primary; and of a secondary that feeds others (rule K11). */
+  readonly links: readonly LinkRecord[];
+  /** Of a secondary; null on a primary. */
+  readonly replica: ReplicaRecord | null;
 }
 
 /** What may be added to a record of the base size, all worst cases taken together: see the test of that name. */
@@ -211,8 +270,8 @@ export class GroupRecordFile {
   private constructor(disk: Disk, newest: Slot | undefined, oldest: number) {
     this.#disk = disk;
     this.#newest = newest;
-    this.#padded = oldest < GROUP_RECORD_VERSION;
-    this.outdated = newest !== undefined && newest.version < GROUP_RECORD_VERSION;
+    this.#padded = oldest < GROUP_RECORD_LOG_VERSION;
+    this.outdated = newest !== undefined && newest.version < GROUP_RECORD_LOG_VERSION;
   }
 
   /** Takes the space of a record's file, on a new disk. Durable with the first record. */

@@ -8,22 +8,38 @@ import type { DiskFolder } from './disk/disk.ts';
 import { EngineError } from './errors.ts';
 import type { OpenGroup } from './group-files.ts';
 import { type Undo, undoAll } from './group-folder.ts';
-import type { DetachedRecord, RestoreRecord, SnapshotRecord } from './group-record.ts';
+import type {
+  DetachedRecord,
+  GroupRecord,
+  ReplicaRecord,
+  RestoreRecord,
+  SnapshotRecord,
+} from './group-record.ts';
 import { type GroupEvent, GroupState, type GroupVolume, type StoreKind } from './group-state.ts';
+import { Dcm } from './link/dcm.ts';
+import { LinkState } from './link/link-state.ts';
 import { needsLog } from './log/direct-entry.ts';
 import { Log } from './log/log.ts';
 import type { LogBatch } from './log/record.ts';
+import { restartDisk } from './log/restart.ts';
 import type { RegionMapView } from './map/region-map.ts';
+import { onSecondary } from './replica/controls.ts';
+import { Needs } from './replica/needs.ts';
 import { type DetachedImage, Layer, RestoreNode, type RestorePart } from './snapshot/chain.ts';
 import { ControlEffects, restoreMapName } from './snapshot/control-effects.ts';
 import { type DetachedPart, DetachedSnapshot, detachedMapName, openMap } from './snapshot/detached.ts';
 import type { RegionStore } from './snapshot/region-store.ts';
+import type { Lsn } from './units.ts';
 
 export interface RecoveredGroup {
   readonly state: GroupState;
   readonly effects: ControlEffects;
   /** What is logged and not applied, in order. */
   readonly batches: readonly LogBatch[];
+  /** The control records among them, as they are carried out here; null: one that does nothing here. */
+  readonly controls: ReadonlyMap<LogBatch, Control | null>;
+  /** Of a secondary. */
+  readonly needs: Needs | undefined;
   readonly warnings: readonly string[];
 }
 
@@ -39,8 +55,13 @@ export async function recover(
   clock: Clock,
   options: RecoveryOptions,
 ): Promise<RecoveredGroup> {
-  const { record } = opened;
-  const identity = { groupId: record.id, firstLsn: record.generation.firstLsn };
+  const record = await restarted(opened);
+  const { replica } = record;
+  const identity = {
+    groupId: record.id,
+    firstLsn: record.generation.firstLsn,
+    ...(replica === null ? {} : { shippedBelow: replica.horizonLsn }),
+  };
   const found = await Log.open(opened.logDisk, identity, record.checkpointLsn, clock);
   const state = new GroupState({
     folder,
@@ -56,18 +77,71 @@ export async function recover(
   try {
     for (const id of record.voided) state.voided.add(id);
     await openChain(opening);
+    await openLinks(opening);
     const effects = new ControlEffects(state);
-    for (const batch of found.batches) addPending(state, effects, batch);
+    const needs = replica === null ? undefined : await openReplica(opening, replica);
+    const batches = replica === null ? found.batches : belowHorizon(found.batches, replica.horizonLsn);
+    const controls = new Map<LogBatch, Control | null>();
+    for (const batch of batches) addPending(state, effects, batch, controls);
     await removeLeftovers(state, effects);
     // A process that was killed while it left direct mode may have left direct writes in the page cache alone, which lie before all that is logged (L4).
     if (found.batches.length > 0 || needsLog(state))
       for (const volume of state.volumes) await volume.disk.sync();
-    return { state, effects, batches: found.batches, warnings };
+    return { state, effects, batches, controls, needs, warnings };
   } catch (error) {
     await undoAll(opening.undo);
     await found.log.close().catch(() => {});
     throw error;
   }
+}
+
+/**
+ * The record, after a restart of the log that it speaks of is carried through (rule L5): nothing else has read the log before. A crash in between does
+ * it again.
+ */
+async function restarted(opened: OpenGroup): Promise<GroupRecord> {
+  const { record } = opened;
+  const { replica } = record;
+  const restart = replica?.restart;
+  if (replica === null || restart == null) return record;
+  const { lsn, chain, groupId, generation } = restart;
+  const identity = { groupId, generation: generation.number };
+  await restartDisk(opened.logDisk, identity, lsn, chain, record.log.sizeBytes);
+  const next: GroupRecord = {
+    ...record,
+    id: groupId,
+    generation,
+    checkpointLsn: lsn,
+    replica: { ...replica, horizonLsn: lsn, restart: null },
+  };
+  await opened.file.write(next);
+  return next;
+}
+
+/** What a secondary received and never showed stays in the log (rule K12). */
+function belowHorizon(batches: readonly LogBatch[], horizonLsn: Lsn): readonly LogBatch[] {
+  const below = batches.filter((batch) => batch.lsn < horizonLsn);
+  const last = below.at(-1);
+  if (last === undefined || last.endLsn === horizonLsn) return below;
+  throw new EngineError(
+    'corrupt',
+    `no batch of the log ends at LSN ${horizonLsn}, up to where it was applied: log and record are not of one time; restore both from one copy`,
+  );
+}
+
+/** The guard is needed again, and shown (rule K9); and what is needed is known. */
+async function openReplica({ state, undo }: Opening, replica: ReplicaRecord): Promise<Needs> {
+  if (replica.resync !== null) {
+    const { guardId } = replica.resync;
+    const guard = state.chain.layers.find((layer) => layer.id === guardId);
+    if (guardId !== null && guard === undefined)
+      throw new EngineError('corrupt', 'the record shows a layer that it has not');
+    if (guard !== undefined) guard.users++;
+    state.shownImage = guard ?? 'none';
+  }
+  const needs = await Needs.open(state);
+  undo.push(() => needs.close());
+  return needs;
 }
 
 interface Opening {
@@ -79,13 +153,12 @@ interface Opening {
 
 async function openChain(opening: Opening): Promise<void> {
   const { state } = opening;
-  const restores: RestoreRecord[] = [];
-  for (const node of state.record.nodes) {
-    if (node.kind === 'snapshot') state.chain.append(await openLayer(opening, node));
-    else restores.push(node);
-  }
+  const { nodes } = state.record;
+  for (const node of nodes) if (node.kind === 'snapshot') state.chain.append(await openLayer(opening, node));
   for (const snapshot of state.record.detached) state.detached.push(await openDetached(opening, snapshot));
-  for (const restore of restores) insertRestore(state, await openRestore(opening, restore));
+  // Each has all that are older before it by then.
+  for (const [index, node] of nodes.entries())
+    if (node.kind === 'restore') state.chain.putBack(await openRestore(opening, node), index);
   sumChanges(state);
 }
 
@@ -196,16 +269,20 @@ async function openRestore(opening: Opening, record: RestoreRecord): Promise<Res
     parts.push({ toCome: map.view, durable: map, disk, total: map.view.count });
   }
   source.users++;
-  const node = new RestoreNode(record.id, record.lsn, source, parts);
+  const node = new RestoreNode(record.id, record.lsn, source, parts, state.record.replica !== null);
   node.applied = true;
   return node;
 }
 
-/** A restore stands behind its undo snapshot, which has the same LSN. */
-function insertRestore(state: GroupState, restore: RestoreNode): void {
-  const { nodes } = state.chain;
-  const later = nodes.findIndex((node) => node.lsn > restore.lsn);
-  state.chain.putBack(restore, later === -1 ? nodes.length : later);
+/** Before anything is applied: what is, may have to be marked. */
+async function openLinks({ state, undo }: Opening): Promise<void> {
+  for (const record of state.record.links) {
+    const dcm = await Dcm.open(state, record.id);
+    undo.push(() => dcm.close());
+    const link = new LinkState(record, dcm, state.log.tailLsn);
+    state.links.push(link);
+    state.logHolds.add(link);
+  }
 }
 
 /** The running maps: each layer's own, and all of the next newer one's. */
@@ -224,8 +301,18 @@ function sumChanges(state: GroupState): void {
 }
 
 /** What the log holds beyond the checkpoint is as if it had just been appended. */
-function addPending(state: GroupState, effects: ControlEffects, batch: LogBatch): void {
-  if (batch.control !== undefined) effects.append(controlOf(state, batch), batch.lsn);
+function addPending(
+  state: GroupState,
+  effects: ControlEffects,
+  batch: LogBatch,
+  controls: Map<LogBatch, Control | null>,
+): void {
+  if (batch.control !== undefined) {
+    const written = controlOf(state, batch);
+    const control = state.record.replica === null ? written : onSecondary(state, effects, written);
+    controls.set(batch, control);
+    if (control !== null) effects.append(control, batch.lsn);
+  }
   for (const record of batch.records) {
     const volume = state.volumes[record.volumeIndex];
     if (volume === undefined || record.offsetBytes + record.lengthBytes > volume.sizeBytes)
@@ -246,9 +333,10 @@ async function removeLeftovers(state: GroupState, effects: ControlEffects): Prom
   const known = new Set([
     ...state.chain.nodes.map((node) => node.id),
     ...state.detached.map((snapshot) => snapshot.id),
+    ...state.links.map((link) => link.id),
   ]);
   for (const name of await state.folder.list()) {
-    const [, id] = /^(?:snapshots|restores)\/([^/]+)\//.exec(name) ?? [];
+    const [, id] = /^(?:snapshots|restores|links)\/([^/]+)\//.exec(name) ?? [];
     if (id === undefined) continue;
     if ((known.has(id) || effects.byId(id) !== undefined) && !isOldMap(state, id, name)) continue;
     // It takes room, and nothing else: the next start tries again.
@@ -272,4 +360,5 @@ export async function closeState(state: GroupState): Promise<void> {
         for (const store of [part.preserved, part.modified, part.copied]) await store?.close();
   }
   for (const snapshot of state.detached) await snapshot.close();
+  for (const link of state.links) await link.dcm.close();
 }

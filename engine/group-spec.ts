@@ -20,6 +20,13 @@ export interface GroupSpec {
   readonly logFile?: string;
   /** What gives way when a disk is full (rule S8): the writers, who wait, or the oldest snapshots. `hold` unless told. */
   readonly onFull?: 'hold' | 'give-up';
+  /** It takes writes from a primary only: `link add` there brings it to life. */
+  readonly replica?: ReplicaSpec;
+}
+
+export interface ReplicaSpec {
+  /** Records are applied so long after they came, in whole seconds ([0061]); 0 unless told. */
+  readonly applyDelaySeconds?: number;
 }
 
 export interface VolumeSpec {

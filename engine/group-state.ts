@@ -9,11 +9,13 @@ import type { Clock } from './clock.ts';
 import type { Disk, DiskFolder } from './disk/disk.ts';
 import { turnstile } from './disk/turnstile.ts';
 import type { GroupRecord, GroupRecordFile, NodeRecord } from './group-record.ts';
+import type { LinkState } from './link/link-state.ts';
 import type { Log } from './log/log.ts';
 import { PendingIndex } from './log/pending-index.ts';
+import { LogReader } from './log/reader.ts';
 import type { MapFile } from './map/map-file.ts';
-import { RegionMap } from './map/region-map.ts';
-import { Chain, type ChainNode, type LayerPart } from './snapshot/chain.ts';
+import { RegionMap, type RegionRun } from './map/region-map.ts';
+import { Chain, type ChainNode, type Layer, type LayerPart } from './snapshot/chain.ts';
 import type { DetachedSnapshot } from './snapshot/detached.ts';
 import { ImageReader, type ReadableVolume } from './snapshot/image-reader.ts';
 import { ReadTracker } from './snapshot/read-tracker.ts';
@@ -44,6 +46,25 @@ export interface GroupVolume extends ReadableVolume {
 export interface GroupCounters {
   regionsPreserved: number;
   regionsRestored: number;
+  /** On a secondary: regions that came out of order, and bytes of all that came. */
+  regionsResynced: number;
+  bytesReceived: number;
+}
+
+/** The part of a group's record that nothing in memory stands for. */
+export type RecordChanges = Partial<Pick<GroupRecord, 'id' | 'generation' | 'replica'>>;
+
+/** Is told which regions of the volumes change, before they do. What it was told is durable before the checkpoint passes (rules S6, K5). */
+export interface ChangeTracker {
+  noteChanged(volumeIndex: number, regions: readonly RegionIndex[]): void;
+  noteChangedRun(volumeIndex: number, run: RegionRun): void;
+  flush(): Promise<void>;
+}
+
+/** Somebody who still reads the log, beside the applier. */
+export interface LogHold {
+  /** From there on the log is kept; null: it is not. */
+  readonly heldLsn: Lsn | null;
 }
 
 export interface StateParts {
@@ -61,6 +82,7 @@ export class GroupState {
   readonly folder: DiskFolder;
   readonly clock: Clock;
   readonly log: Log;
+  readonly logReader: LogReader;
   readonly chain = new Chain();
   readonly readers = new ReadTracker();
   readonly reader: ImageReader;
@@ -69,9 +91,20 @@ export class GroupState {
   readonly memoryBytes: number;
   readonly emit: (event: GroupEvent) => void;
   readonly space: Space;
-  readonly counters: GroupCounters = { regionsPreserved: 0, regionsRestored: 0 };
+  readonly counters: GroupCounters = {
+    regionsPreserved: 0,
+    regionsRestored: 0,
+    regionsResynced: 0,
+    bytesReceived: 0,
+  };
+  /** What readers of the volumes get: the guard while regions come out of order, nothing before the first of all has come; else what is there (rule K9). */
+  shownImage: Layer | 'none' | undefined;
   /** Snapshots that left the chain with a copy of everything. */
   readonly detached: DetachedSnapshot[] = [];
+  readonly links: LinkState[] = [];
+  /** Who keeps the log from being freed, beside the checkpoint. */
+  readonly logHolds = new Set<LogHold>();
+  #logFloorLsn: Lsn;
   /** Snapshots given up before the record that makes them was applied (rule S4). */
   readonly voided = new Set<string>();
   /** One at a time: see above. */
@@ -93,6 +126,8 @@ export class GroupState {
     this.folder = parts.folder;
     this.clock = parts.clock;
     this.log = parts.log;
+    this.logReader = new LogReader(parts.log);
+    this.#logFloorLsn = parts.log.tailLsn;
     this.memoryBytes = parts.memoryBytes;
     this.emit = parts.emit;
     this.#record = parts.record;
@@ -117,6 +152,28 @@ export class GroupState {
     return this.#record.checkpointLsn;
   }
 
+  /** Everybody who keeps a map of what changes on the volumes. */
+  get trackers(): readonly ChangeTracker[] {
+    return this.links.length === 0 ? this.detached : [...this.detached, ...this.links];
+  }
+
+  /** Below it nobody needs the log any more. */
+  get freeableLsn(): Lsn {
+    let least = this.checkpointLsn;
+    for (const { heldLsn } of this.logHolds) if (heldLsn !== null && heldLsn < least) least = heldLsn;
+    return least;
+  }
+
+  /** From there on the log is there to be read, by whoever holds it. */
+  get logFloorLsn(): Lsn {
+    return this.#logFloorLsn;
+  }
+
+  /** Log below `lsn` is about to be freed: nobody can hold it from here on. */
+  raiseLogFloor(lsn: Lsn): void {
+    this.#logFloorLsn = Math.max(this.#logFloorLsn, lsn);
+  }
+
   regionCount(volume: GroupVolume): number {
     return Math.ceil(volume.sizeBytes / this.regionBytes);
   }
@@ -128,15 +185,17 @@ export class GroupState {
 
   /**
    * Makes the control state durable as it stands in memory, together with a checkpoint: one write (rule L10). In the lane. When it rejects,
-   * the record before it holds, or this one does.
+   * the record before it holds, or this one does. `changes`: of what is in the record alone.
    */
-  async writeRecord(checkpointLsn: Lsn): Promise<void> {
+  async writeRecord(checkpointLsn: Lsn, changes: RecordChanges = {}): Promise<void> {
     const record: GroupRecord = {
       ...this.#record,
+      ...changes,
       checkpointLsn,
       nodes: this.chain.nodes.filter((node) => node.applied).map((node) => this.#nodeRecord(node)),
       voided: [...this.voided],
       detached: this.detached.map((snapshot) => snapshot.record()),
+      links: this.links.map((link) => link.record()),
     };
     try {
       await this.#recordFile.write(record);
@@ -238,6 +297,7 @@ export class GroupState {
     for (const { parts } of this.detached)
       for (const { changed, copied, modified } of parts)
         for (const map of [changed.map.view, copied.map, modified?.map]) bytes += map?.memoryBytes ?? 0;
+    for (const { dcm } of this.links) bytes += dcm.memoryBytes;
     return bytes;
   }
 

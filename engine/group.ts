@@ -4,6 +4,7 @@
  * It composes the parts and holds no state of its own. `GroupState` is what they share; the way of a write is `Volume` → `WritePath` → `Log` →
  * `Applier`; `Snapshots` is what users change; `Background` does what nobody waits for.
  */
+import { appendControl } from './append-control.ts';
 import { Background } from './background.ts';
 import type { Clock } from './clock.ts';
 import { Condition } from './condition.ts';
@@ -17,12 +18,15 @@ import { controlOf, type RecoveredGroup, recover } from './group-recovery.ts';
 import type { GroupSpec } from './group-spec.ts';
 import type { GroupCounters, GroupEvent, GroupState } from './group-state.ts';
 import { type ImportResult, importImage } from './import.ts';
+import { Links, type LinksHost } from './link/links.ts';
+import type { PeerConnector } from './link/peer.ts';
 import { Applier } from './log/applier.ts';
 import { enterDirect, needsLog } from './log/direct-entry.ts';
 import type { LogBatch } from './log/record.ts';
 import { WritePath } from './log/write-path.ts';
 import type { RegionRun } from './map/region-map.ts';
 import { Operations, type OperationView } from './operations.ts';
+import { Replica } from './replica/replica.ts';
 import type { ControlEffects } from './snapshot/control-effects.ts';
 import type { SnapshotVolume } from './snapshot/snapshot-volume.ts';
 import { type RestorePlan, type RestoreResult, Snapshots, type SnapshotView } from './snapshots.ts';
@@ -38,6 +42,8 @@ export interface GroupOptions {
   /** What the copier of a restore moves a second at most; 0 or absent: no limit. */
   readonly copyBytesPerSecond?: number;
   readonly onEvent?: (event: GroupEvent) => void;
+  /** Reaches secondaries; without it links wait. */
+  readonly connector?: PeerConnector;
   /** Where the log of a new group begins. */
   readonly firstLsn?: Lsn;
 }
@@ -55,12 +61,12 @@ export interface LogStatus {
 
 export class Group {
   readonly name: string;
-  /** A UUID. */
-  readonly id: string;
   readonly role: 'primary' | 'secondary';
   readonly createdAt: string;
   readonly regionBytes: number;
   readonly volumes: ReadonlyMap<string, Volume>;
+  /** To secondaries. */
+  readonly links: Links;
   /** What was found damaged when it was opened, a line each. */
   readonly warnings: readonly string[];
   readonly #state: GroupState;
@@ -74,7 +80,8 @@ export class Group {
   readonly #operations: Operations;
   readonly #changes = new Condition();
   /** Control records at the head that are not applied. Bounded by the log. */
-  readonly #controls = new Map<LogBatch, Control>();
+  readonly #controls = new Map<LogBatch, Control | null>();
+  readonly #replica: Replica | undefined;
   /** Snapshots are being given up (rule S8). */
   #givingUp = false;
   #closing: Promise<void> | undefined;
@@ -82,7 +89,6 @@ export class Group {
   private constructor(opened: OpenGroup, recovered: RecoveredGroup, options: GroupOptions) {
     const { record } = opened;
     this.name = record.name;
-    this.id = record.id;
     this.role = record.role;
     this.createdAt = record.createdAt;
     this.regionBytes = record.regionBytes;
@@ -103,6 +109,7 @@ export class Group {
       applied: (lsn) => this.#applied(lsn),
       gaveUp: () => this.#retryNow(),
       check: () => this.#check(),
+      isSecondary: record.replica !== null,
     });
     this.#operations = new Operations(state, this.#applier);
     this.#path.onBatch = (batch) => this.#applier.enqueue(batch);
@@ -113,7 +120,14 @@ export class Group {
         new Volume(state, volume, this.#path, this.role === 'secondary'),
       ]),
     );
-    this.#start(recovered.batches);
+    this.links = new Links(state, this.#linksHost(options.connector));
+    this.#replica = this.#makeReplica(recovered);
+    state.log.onDurable = () => {
+      this.#applier.poke();
+      this.#replica?.poke();
+      this.links.logDurable();
+    };
+    this.#start(recovered);
   }
 
   /**
@@ -158,6 +172,8 @@ export class Group {
         memoryBytes: options.memoryBytes ?? DEFAULT_GROUP_MEMORY_BYTES,
         emit: options.onEvent ?? (() => {}),
       });
+      // A secondary always logs: what it gets is a log.
+      if (opened.record.replica !== null) await recovered.state.log.allocate();
       return new Group(opened, recovered, options);
     } catch (error) {
       await closeParts(opened);
@@ -168,6 +184,16 @@ export class Group {
   /** Removes a group that is not open, with its data, but for files and devices outside. Throws `not-found`, `in-use`, `disk`. */
   static async destroy(folder: DiskFolder): Promise<void> {
     await destroyGroup(folder);
+  }
+
+  /** A UUID, the same on all members: a secondary has it from its primary. */
+  get id(): string {
+    return this.#state.record.id;
+  }
+
+  /** What a secondary answers its primary; undefined on a primary. */
+  get replica(): Replica | undefined {
+    return this.#replica;
   }
 
   /** Direct: writes go straight to the volumes (rule L4). */
@@ -216,7 +242,11 @@ export class Group {
   }
 
   createSnapshot(name: string, options: { readonly local?: boolean } = {}): Promise<SnapshotView> {
-    return this.#snapshots.create(name, options);
+    const replica = this.#replica;
+    if (replica === undefined) return this.#snapshots.create(name, options);
+    if (options.local !== true)
+      return this.#refused('a snapshot of all members is taken', 'use --local for one of this node alone');
+    return this.#snapshots.create(name, { take: (local) => replica.takeLocal(local) });
   }
 
   deleteSnapshot(name: string): Promise<void> {
@@ -224,14 +254,19 @@ export class Group {
   }
 
   renameSnapshot(name: string, to: string): Promise<void> {
+    if (this.#replica !== undefined) return this.#refused('snapshots are renamed');
     return this.#snapshots.rename(name, to);
   }
 
   refreshSnapshot(name: string, options: { readonly force?: boolean } = {}): Promise<SnapshotView> {
+    if (this.#replica !== undefined) return this.#refused('snapshots are refreshed');
     return this.#snapshots.refresh(name, options);
   }
 
   detachSnapshot(name: string): Promise<void> {
+    const isLocal = this.#effects.find(name)?.local ?? true;
+    if (this.#replica !== undefined && !isLocal)
+      return this.#refused('snapshots of all members are detached');
     return this.#snapshots.detach(name);
   }
 
@@ -240,6 +275,7 @@ export class Group {
   }
 
   restore(name: string, options: { readonly volume?: string } = {}): Promise<RestoreResult> {
+    if (this.#replica !== undefined) return this.#refused('the group is restored');
     return this.#snapshots.restore(name, options);
   }
 
@@ -258,6 +294,7 @@ export class Group {
    * `not-found`, `invalid` when it is larger than the volume, `disk`.
    */
   async import(volumeName: string, image: Disk): Promise<ImportResult> {
+    if (this.#replica !== undefined) return await this.#refused('volumes are imported into');
     const volume = this.volumes.get(volumeName);
     if (volume === undefined)
       throw new EngineError('not-found', `the group has no volume ${JSON.stringify(volumeName)}`);
@@ -266,11 +303,41 @@ export class Group {
     );
   }
 
+  /** Keeps a secondary from applying what comes ([0061]), durably. Throws `invalid` on a primary. */
+  freeze(): Promise<void> {
+    return this.#secondary().setFrozen(true);
+  }
+
+  thaw(): Promise<void> {
+    return this.#secondary().setFrozen(false);
+  }
+
+  /** What a secondary gets is applied so many seconds after it came. */
+  setApplyDelay(seconds: number): Promise<void> {
+    return this.#secondary().setApplyDelay(seconds);
+  }
+
+  #secondary(): Replica {
+    if (this.#replica !== undefined) return this.#replica;
+    throw new EngineError(
+      'invalid',
+      `group ${this.name} is a primary, and applies what it writes: this is for replicas`,
+    );
+  }
+
+  /** [0080]. */
+  #refused(what: string, besides?: string): Promise<never> {
+    const where = besides === undefined ? '' : `; ${besides}`;
+    const message = `group ${this.name} is a secondary here: ${what} on its primary${where}`;
+    return Promise.reject(new EngineError('invalid', message));
+  }
+
   /** Resolves when nothing is left to do in the background, or nothing can be done because a disk refuses. */
   async settled(): Promise<void> {
     const stuck = () => this.failure !== undefined || this.stall !== undefined || this.#closing !== undefined;
     while (!stuck()) {
       await this.#state.log.sync().catch(() => {});
+      await this.#replica?.settled();
       this.#applier.hurry();
       this.#applier.checkpointSoon();
       await this.#changes.until(() => this.#applier.isSettled || stuck());
@@ -279,7 +346,7 @@ export class Group {
       await this.#background.idle();
       const restoring = this.#state.chain.restores.length > 0;
       if (restoring) await this.#changes.until(() => this.#state.chain.restores.length === 0 || stuck());
-      else if (this.#applier.isSettled) return;
+      else if (this.#applier.isSettled && this.#replica?.isIdle !== false) return;
     }
   }
 
@@ -298,33 +365,62 @@ export class Group {
       snapshots: this.#snapshots,
       background: this.#background,
       applier: this.#applier,
+      replica: this.#replica,
+      links: this.links,
       changes: this.#changes,
       isWorking: () => this.#applier.stall === undefined && this.failure === undefined,
     });
   }
 
-  #start(batches: readonly LogBatch[]): void {
-    for (const batch of batches) {
-      if (batch.control !== undefined) this.#controls.set(batch, controlOf(this.#state, batch));
-      this.#applier.enqueue(batch);
-    }
-    if (batches.length > 0) this.#operations.beginReplay();
+  #start({ batches, controls }: RecoveredGroup): void {
+    for (const [batch, control] of controls) this.#controls.set(batch, control);
+    for (const batch of batches) this.#applier.enqueue(batch);
+    const last = batches.at(-1);
+    if (last !== undefined) this.#operations.beginReplay(last.endLsn);
     this.#applier.start();
+    this.#replica?.start();
     this.#background.start();
     this.#background.poke();
+    this.links.start();
+  }
+
+  #linksHost(connector: PeerConnector | undefined): LinksHost {
+    return {
+      connector,
+      beginLogging: () => this.#path.leaveDirect((until) => this.#applier.pause(until)),
+      append: (control) => {
+        this.#check();
+        const enqueue = (batch: LogBatch, appended: Control) => this.#enqueueControl(batch, appended);
+        return appendControl(this.#state, this.#effects, enqueue, control);
+      },
+      snapshots: () => this.#effects.named,
+      applied: (lsn) => this.#applied(lsn),
+      appliedLsn: () => this.#applier.appliedLsn,
+      freed: () => {
+        this.#applier.freeSoon();
+        this.#background.poke();
+      },
+      changed: () => this.#changes.changed(),
+      check: () => this.#check(),
+      bug: (error) => this.#failure.broke(error),
+    };
   }
 
   #applierHooks() {
     return {
-      prepareControl: (batch: LogBatch) => this.#effects.prepare(this.#controlOf(batch)),
+      prepareControl: async (batch: LogBatch) => {
+        const control = this.#controls.get(batch);
+        if (control === null) return () => {};
+        return await this.#effects.prepare(control ?? controlOf(this.#state, batch));
+      },
       controlApplied: (batch: LogBatch) => {
         this.#controls.delete(batch);
       },
       flushMaps: async () => {
-        for (const snapshot of this.#state.detached) await snapshot.flush();
+        for (const tracker of this.#state.trackers) await tracker.flush();
       },
       giveUp: () => this.#giveUp(),
-      writersWait: () => this.#path.writersWait,
+      writersWait: () => this.#path.writersWait || this.#replica?.wantsRoom === true,
       freed: () => this.#path.freed(),
       checkpointed: () => {
         this.#path.shareMemory(this.#state.mapBytes);
@@ -337,6 +433,7 @@ export class Group {
       progress: () => {
         this.#background.poke();
         this.#operations.applied();
+        this.#replica?.poke();
         this.#changes.changed();
       },
     };
@@ -351,8 +448,26 @@ export class Group {
     };
   }
 
-  #controlOf(batch: LogBatch): Control {
-    return this.#controls.get(batch) ?? controlOf(this.#state, batch);
+  #makeReplica({ needs, state, effects }: RecoveredGroup): Replica | undefined {
+    if (needs === undefined) return undefined;
+    return new Replica(state, effects, needs, {
+      applier: this.#applier,
+      admit: (batch, control) => this.#admit(batch, control),
+      controlOf: (batch) => controlOf(state, batch),
+      changed: () => this.#changes.changed(),
+      bug: (error) => this.#failure.broke(error),
+      until: (holds) => this.#changes.until(holds),
+      isClosing: () => this.#closing !== undefined || this.failure !== undefined,
+      freed: () => this.#background.poke(),
+    });
+  }
+
+  /** A batch of the primary is part of what this secondary shows. */
+  #admit(batch: LogBatch, control: Control | null | undefined): void {
+    if (control != null) this.#effects.append(control, batch.lsn);
+    if (control !== undefined) this.#controls.set(batch, control);
+    for (const record of batch.records) this.#state.volumes[record.volumeIndex]?.pending.add(record);
+    this.#applier.enqueue(batch);
   }
 
   #enqueueControl(batch: LogBatch, control: Control): void {
@@ -376,7 +491,8 @@ export class Group {
       path: this.#path,
       applier: this.#applier,
       changes: this.#changes,
-      isChanging: () => this.#snapshots.isBusy || this.#givingUp || this.#closing !== undefined,
+      isChanging: () =>
+        this.#snapshots.isBusy || this.links.isBusy || this.#givingUp || this.#closing !== undefined,
       isStuck: () => this.stall !== undefined || this.failure !== undefined,
     });
   }

@@ -26,10 +26,11 @@ export class Operations {
     this.#applier = applier;
   }
 
-  beginReplay(): void {
-    const { log, checkpointLsn, emit } = this.#state;
-    this.#replay = { from: checkpointLsn, to: log.endLsn };
-    const bytes = (log.endLsn - checkpointLsn) * LOG_SECTOR_BYTES;
+  /** Up to `to`. */
+  beginReplay(to: Lsn): void {
+    const { checkpointLsn, emit } = this.#state;
+    this.#replay = { from: checkpointLsn, to };
+    const bytes = (to - checkpointLsn) * LOG_SECTOR_BYTES;
     emit({
       type: 'recovery.started',
       message: `the log holds ${bytes} bytes that are applied now`,

@@ -2,6 +2,7 @@
  * The snapshots of a group, as its users ask for them: each change is a control record at one point of the order of writes, and is there for
  * every reader once that record is durable (DESIGN's rules S4 to S7, L10).
  */
+import { appendControl } from './append-control.ts';
 import type { Control } from './control-record.ts';
 import { encodeControl } from './control-record.ts';
 import { turnstile } from './disk/turnstile.ts';
@@ -41,6 +42,8 @@ export interface RestoreResult {
 }
 
 export interface SnapshotsHost {
+  /** A secondary's log is its primary's: what its users do is in no record. */
+  readonly isSecondary: boolean;
   /** Leaves direct mode if need be; when it resolves, all that was written before is durable. */
   readonly beginLogging: () => Promise<void>;
   /** A control batch was appended: the applier will come to it. */
@@ -111,11 +114,19 @@ export class Snapshots {
     return this.#devices.close();
   }
 
-  /** Takes a snapshot of all volumes at one point of the order of writes. Throws `invalid`, `exists`, `unavailable`, `disk`. */
-  create(name: string, options: { readonly local?: boolean } = {}): Promise<SnapshotView> {
+  /** Takes a snapshot of all volumes at one point of the order of writes; `take` has another way to do it. Throws `invalid`, `exists`, `unavailable`, `disk`. */
+  create(
+    name: string,
+    options: { readonly local?: boolean; readonly take?: (name: string) => Promise<void> } = {},
+  ): Promise<SnapshotView> {
     return this.#inTurn(async () => {
       this.#checkNew(name);
       this.#checkRoom();
+      if (options.take !== undefined) {
+        await options.take(name);
+        this.#emit('created', name, `snapshot ${name} was taken`);
+        return viewOf(this.#state, this.#require(name));
+      }
       await this.#host.beginLogging();
       const id = this.#state.newId();
       const local = options.local ?? false;
@@ -174,7 +185,7 @@ export class Snapshots {
   /** A record for other members, where there is room: the deletion holds without it (rule S4). */
   #tellMembers(control: Control): void {
     const { log } = this.#state;
-    if (log.failure !== undefined) return;
+    if (log.failure !== undefined || this.#host.isSecondary) return;
     try {
       const batch = log.appendControl(encodeControl(control));
       if (batch !== undefined) this.#host.enqueue(batch, control);
@@ -229,8 +240,25 @@ export class Snapshots {
       if (snapshot.kind === 'detached')
         throw new EngineError('invalid', `snapshot ${name} is detached already`);
       this.#refuseWhileChanging(snapshot, name);
-      await this.#commit({ type: 'detach', id: snapshot.id });
+      if (this.#host.isSecondary) await this.#detachHere(snapshot.id);
+      else await this.#commit({ type: 'detach', id: snapshot.id });
     });
+  }
+
+  /** Of a snapshot that is this node's alone, without a record. */
+  async #detachHere(id: string): Promise<void> {
+    this.#host.check();
+    const state = this.#state;
+    await state.lane(async () => {
+      const takeBack = await this.#effects.prepare({ type: 'detach', id });
+      try {
+        await state.writeRecord(state.checkpointLsn);
+      } catch (error) {
+        takeBack();
+        throw error;
+      }
+    });
+    this.#host.gaveUp();
   }
 
   /** What a restore would move, as things stand. Throws `not-found`. */
@@ -314,14 +342,7 @@ export class Snapshots {
   /** Appends a control record, and waits until it is durable. Its effect at the head is there at once. */
   async #commit(control: Control): Promise<void> {
     this.#host.check();
-    const batch = this.#state.log.appendControl(encodeControl(control));
-    if (batch === undefined) {
-      const what =
-        'the log is full, also the room kept for this: wait until records are applied, or free space';
-      throw new EngineError('unavailable', what, { errno: 'ENOSPC' });
-    }
-    this.#effects.append(control, batch.lsn);
-    this.#host.enqueue(batch, control);
+    appendControl(this.#state, this.#effects, this.#host.enqueue, control);
     await this.#state.log.sync();
   }
 

@@ -59,6 +59,12 @@ export class Space {
     await this.#folder.remove(RESERVE_NAME);
   }
 
+  /** Whether not even as much is left as would be kept back: no time to begin something that takes room. */
+  async isShort(): Promise<boolean> {
+    const { freeBytes } = await this.#folder.space();
+    return freeBytes + (this.#isKept ? this.#reserveBytes : 0) < this.#reserveBytes;
+  }
+
   /** Looks how much is left, and tells when it becomes little, and when there is enough again. */
   async look(): Promise<void> {
     const { freeBytes, totalBytes } = await this.#folder.space();

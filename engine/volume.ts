@@ -5,6 +5,7 @@ import type { GroupState, GroupVolume } from './group-state.ts';
 import { InFlight } from './in-flight.ts';
 import type { WritePath } from './log/write-path.ts';
 import type { RegionMapView } from './map/region-map.ts';
+import type { Layer } from './snapshot/chain.ts';
 import { MIB } from './units.ts';
 
 /** Zeroing a longer range is cut into pieces of that size: less than a second where zeroes are written at 100 MB/s. */
@@ -77,15 +78,31 @@ export class Volume implements BlockDevice {
   tryRead(target: Buffer, targetStart: number, lengthBytes: number, offsetBytes: number): boolean {
     this.#checkRange(offsetBytes, lengthBytes);
     if (this.#path.isDirect) return this.#disk.tryRead(target, targetStart, lengthBytes, offsetBytes);
-    return this.#state.reader.tryRead(this.#volume, undefined, target, targetStart, lengthBytes, offsetBytes);
+    const { reader } = this.#state;
+    return reader.tryRead(this.#volume, this.#shown(), target, targetStart, lengthBytes, offsetBytes);
   }
 
   async read(target: Buffer, targetStart: number, lengthBytes: number, offsetBytes: number): Promise<void> {
     this.#checkRange(offsetBytes, lengthBytes);
-    const { reader } = this.#state;
-    await this.#inFlight.track(
-      reader.read(this.#volume, undefined, target, targetStart, lengthBytes, offsetBytes),
-    );
+    await this.#inFlight.track(this.#read(target, targetStart, lengthBytes, offsetBytes));
+  }
+
+  async #read(target: Buffer, targetStart: number, lengthBytes: number, offsetBytes: number): Promise<void> {
+    for (;;) {
+      const view = this.#shown();
+      const { reader } = this.#state;
+      await reader.read(this.#volume, view, target, targetStart, lengthBytes, offsetBytes);
+      // Something else may be shown by now, and what was read be neither.
+      if (this.#shown() === view) return;
+    }
+  }
+
+  /** What readers get (rule K9). Throws `unavailable` when there is nothing to show yet. */
+  #shown(): Layer | undefined {
+    const { shownImage } = this.#state;
+    if (shownImage !== 'none') return shownImage;
+    const what = `volume ${this.name} is not yet synchronised: it can be read when all of its primary's has come`;
+    throw new EngineError('unavailable', what, { errno: 'EAGAIN' });
   }
 
   tryWrite(source: Buffer, sourceStart: number, lengthBytes: number, offsetBytes: number): boolean {
@@ -186,10 +203,17 @@ export class Volume implements BlockDevice {
   /** Extents from the start of the range, as `Disk.extents`: they may end before the range does. */
   async allocation(offsetBytes: number, lengthBytes: number, maxExtents: number): Promise<DiskExtent[]> {
     this.#checkRange(offsetBytes, lengthBytes);
-    const { reader } = this.#state;
-    return await this.#inFlight.track(
-      reader.extents(this.#volume, undefined, offsetBytes, lengthBytes, maxExtents),
-    );
+    return await this.#inFlight.track(this.#extents(offsetBytes, lengthBytes, maxExtents));
+  }
+
+  async #extents(offsetBytes: number, lengthBytes: number, maxExtents: number): Promise<DiskExtent[]> {
+    for (;;) {
+      const view = this.#shown();
+      const { reader } = this.#state;
+      const extents = await reader.extents(this.#volume, view, offsetBytes, lengthBytes, maxExtents);
+      // As in `#read`.
+      if (this.#shown() === view) return extents;
+    }
   }
 
   /** Refuses what comes, and resolves when what is under way has ended. The group closes the rest. */
@@ -227,6 +251,10 @@ export class Volume implements BlockDevice {
 
   #checkWritable(offsetBytes: number, lengthBytes: number): void {
     this.#checkRange(offsetBytes, lengthBytes);
+    if (this.readOnly && lengthBytes > 0) {
+      const what = `volume ${this.name} takes writes from its primary only`;
+      throw new EngineError('unavailable', what, { errno: 'EROFS' });
+    }
     if (this.#refusal !== undefined) throw this.#refusal;
     if (this.#path.failure !== undefined) throw this.#path.failure;
   }

@@ -29,10 +29,12 @@ export class Findings {
   #export: { readonly sizeBytes: number; readonly transmissionFlags: number } | undefined;
   #contexts: MetaContext[] = [];
   readonly #contextIds = new Set<number>();
+  readonly #offsetUnitBytes: number;
 
-  /** `exportName` stands until the server tells its own name for the export. */
-  constructor(exportName: string) {
+  /** `exportName` stands until the server tells its own name for the export. `offsetUnitBytes`: see `HandshakeClientOptions`. */
+  constructor(exportName: string, offsetUnitBytes: number) {
     this.#name = exportName;
+    this.#offsetUnitBytes = offsetUnitBytes;
   }
 
   get listed(): readonly ListedExport[] {
@@ -71,7 +73,10 @@ export class Findings {
   takeExport(sizeBytes: bigint, transmissionFlags: number): string | undefined {
     if ((transmissionFlags & NBD_FLAG_HAS_FLAGS) === 0)
       return 'transmission flags without NBD_FLAG_HAS_FLAGS';
-    if (sizeBytes > BigInt(Number.MAX_SAFE_INTEGER)) return `an export of ${sizeBytes} bytes`;
+    const unit = BigInt(this.#offsetUnitBytes);
+    const isExact = unit === 1n || sizeBytes % unit === 0n;
+    if (!isExact || sizeBytes / unit > BigInt(Number.MAX_SAFE_INTEGER))
+      return `an export of ${sizeBytes} bytes`;
     this.#export = { sizeBytes: Number(sizeBytes), transmissionFlags };
     return undefined;
   }
@@ -85,6 +90,15 @@ export class Findings {
     this.#contextIds.add(id);
     this.#contexts.push(context.value);
     return undefined;
+  }
+
+  get contextNames(): readonly string[] {
+    return this.#contexts.map(({ name }) => name);
+  }
+
+  /** Another export is asked for now. */
+  rename(exportName: string): void {
+    this.#name = exportName;
   }
 
   forgetContexts(): void {

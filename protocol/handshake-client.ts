@@ -6,6 +6,8 @@
  *   greeting ─▶ [… as above, LIST_META_CONTEXT] ─▶ INFO ─▶ ABORT, info
  *   greeting ─▶ LIST ─▶ ABORT, list
  *
+ * With a challenge, a LIST_META_CONTEXT goes before all that names the export: what the server says there decides by which name it is asked for.
+ *
  * Extended headers, structured replies and contexts are wishes: a server that refuses them is used without. One option is on its way at a
  * time, as the specification demands, and everything a server can make us hold is bounded in limits.ts.
  */
@@ -68,6 +70,20 @@ export interface HandshakeClientOptions {
   };
   /** `export-name` is how clients before GO did it; `go` turns to it by itself when the server does not know GO. */
   readonly mode: 'go' | 'info' | 'list' | 'export-name';
+  readonly challenge?: Challenge | undefined;
+  /**
+   * The power of two that every offset and the size of the export are multiples of, in bytes; 1 unless told. A safe integer of such units is an exact double in bytes,
+   * so that an export may be so many times larger than 2^53 bytes.
+   */
+  readonly offsetUnitBytes?: number | undefined;
+}
+
+/** An export that is opened by a name which only the server's answer on this connection makes known. */
+export interface Challenge {
+  /** Asked of `exportName` by LIST_META_CONTEXT. */
+  readonly query: string;
+  /** The name to open, from the contexts that the server listed; undefined when they make no sense. */
+  readonly answer: (contexts: readonly string[]) => string | undefined;
 }
 
 /** Ends but the transmission phase. Send the output, then close. */
@@ -104,12 +120,17 @@ export class HandshakeClient {
   #replyType = 0;
   #repliesBytes = 0;
   readonly #findings: Findings;
+  #exportName: string;
+  /** The challenge has still to be asked for, or its answer to come. */
+  #challenge: Challenge | undefined;
 
   constructor(options: HandshakeClientOptions) {
     encodeString(options.exportName);
     for (const query of options.wants.contexts) encodeString(query);
     this.#options = options;
-    this.#findings = new Findings(options.exportName);
+    this.#exportName = options.exportName;
+    this.#challenge = options.challenge;
+    this.#findings = new Findings(options.exportName, options.offsetUnitBytes ?? 1);
     this.#course.expect(greetingLayout.span);
   }
 
@@ -128,7 +149,7 @@ export class HandshakeClient {
       return { kind: 'failed', reason: 'the server closed before it greeted' };
     if (this.#awaited === 'export-name-reply') {
       // The only answer that a server has to an EXPORT_NAME it refuses.
-      return { kind: 'failed', reason: `the server refuses the export ${quoted(this.#options.exportName)}` };
+      return { kind: 'failed', reason: `the server refuses the export ${quoted(this.#exportName)}` };
     }
     return { kind: 'failed', reason: `the server closed when asked for ${this.#optionName()}` };
   }
@@ -187,12 +208,19 @@ export class HandshakeClient {
 
   #askForStructuredReplies(): void {
     const { structuredReplies, contexts } = this.#options.wants;
-    if (structuredReplies || contexts.length > 0) this.#send(NBD_OPT_STRUCTURED_REPLY);
+    if (structuredReplies || contexts.length > 0 || this.#challenge !== undefined)
+      this.#send(NBD_OPT_STRUCTURED_REPLY);
     else this.#askForContexts();
   }
 
   #askForContexts(): void {
-    const { exportName, wants, mode } = this.#options;
+    const { wants, mode } = this.#options;
+    const exportName = this.#exportName;
+    if (this.#challenge !== undefined) {
+      const queries = [this.#challenge.query];
+      this.#send(NBD_OPT_LIST_META_CONTEXT, encodeMetaContextRequest({ exportName, queries }));
+      return;
+    }
     if (wants.contexts.length === 0 || !this.#findings.structuredReplies) {
       this.#askForExport();
       return;
@@ -202,7 +230,8 @@ export class HandshakeClient {
   }
 
   #askForExport(): void {
-    const { exportName, mode } = this.#options;
+    const { mode } = this.#options;
+    const exportName = this.#exportName;
     if (mode === 'export-name') {
       this.#sendExportName();
       return;
@@ -212,7 +241,7 @@ export class HandshakeClient {
   }
 
   #sendExportName(): void {
-    this.#send(NBD_OPT_EXPORT_NAME, encodeString(this.#options.exportName));
+    this.#send(NBD_OPT_EXPORT_NAME, encodeString(this.#exportName));
     this.#awaited = 'export-name-reply';
     this.#course.expect(exportNameReplyLayout.span + (this.#noZeroes ? 0 : EXPORT_NAME_ZEROES_BYTES));
   }
@@ -286,7 +315,8 @@ export class HandshakeClient {
         return;
       case NBD_OPT_SET_META_CONTEXT:
       case NBD_OPT_LIST_META_CONTEXT:
-        this.#askForExport();
+        if (this.#challenge === undefined) this.#askForExport();
+        else this.#meetChallenge(this.#challenge);
         return;
       case NBD_OPT_LIST:
         this.#finish({ kind: 'list', exports: this.#findings.listed });
@@ -294,6 +324,20 @@ export class HandshakeClient {
       default:
         this.#finishWithExport();
     }
+  }
+
+  #meetChallenge(challenge: Challenge): void {
+    const exportName = challenge.answer(this.#findings.contextNames);
+    this.#challenge = undefined;
+    this.#findings.forgetContexts();
+    if (exportName === undefined) {
+      const reason = `the server does not answer ${quoted(challenge.query)}`;
+      this.#finish({ kind: 'failed', reason });
+      return;
+    }
+    this.#exportName = exportName;
+    this.#findings.rename(exportName);
+    this.#askForContexts();
   }
 
   #takeRefusal(code: number, data: Buffer): void {
@@ -309,6 +353,8 @@ export class HandshakeClient {
 
   /** How to go on without what was refused; undefined when it cannot be done without. */
   #fallBack(code: number): (() => void) | undefined {
+    // Of a challenge, the refusal is the answer.
+    if (this.#option === NBD_OPT_LIST_META_CONTEXT && this.#challenge !== undefined) return undefined;
     switch (this.#option) {
       case NBD_OPT_EXTENDED_HEADERS:
         return () => this.#askForStructuredReplies();

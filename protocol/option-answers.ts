@@ -182,6 +182,8 @@ export class OptionAnswers {
     if (option === NBD_OPT_LIST_META_CONTEXT) {
       // "The metadata context ID in these replies is reserved and SHOULD be set to zero."
       contexts = listContexts(found.contexts, queries).map((name) => ({ id: 0, name }));
+    } else if (found.refusal !== undefined) {
+      return refusal(option, NBD_REP_ERR_POLICY, found.refusal);
     } else {
       contexts = selectContexts(found.contexts, queries).map((name, index) => ({ id: index + 1, name }));
       this.#selected = { exportName: found.name, contexts };

@@ -25,7 +25,11 @@ export class RequestEncoder {
   /** Longest range that a request can name, in bytes. */
   readonly maximumLengthBytes: number;
 
-  constructor(extendedHeaders: boolean) {
+  readonly #offsetUnitBytes: number;
+
+  /** `offsetUnitBytes`: a power of two that all offsets are multiples of; see `HandshakeClientOptions`. */
+  constructor(extendedHeaders: boolean, offsetUnitBytes = 1) {
+    this.#offsetUnitBytes = offsetUnitBytes;
     this.extended = extendedHeaders;
     this.headerBytes = extendedHeaders ? EXTENDED_REQUEST_HEADER_BYTES : REQUEST_HEADER_BYTES;
     this.maximumLengthBytes = extendedHeaders ? Number.MAX_SAFE_INTEGER : MAX_COMPACT_LENGTH_BYTES;
@@ -33,7 +37,8 @@ export class RequestEncoder {
 
   /**
    * Writes `headerBytes` bytes at `at`; returns the position after them. The cookie is eight opaque bytes, as two halves. `offset` and
-   * `length` are in bytes, and safe integers; `length` is that of the payload for a write, which follows the header.
+   * `length` are in bytes. The offset is a safe integer of units; `length` is a safe integer, and for a write that of the payload, which follows
+   * the header.
    */
   write(
     out: Buffer,
@@ -45,7 +50,8 @@ export class RequestEncoder {
     offset: number,
     length: number,
   ): number {
-    if (!Number.isSafeInteger(offset) || offset < 0) throw new Error(`bug: an offset of ${offset} bytes`);
+    if (!Number.isSafeInteger(offset / this.#offsetUnitBytes) || offset < 0)
+      throw new Error(`bug: an offset of ${offset} bytes`);
     if (!Number.isSafeInteger(length) || length < 0 || length > this.maximumLengthBytes) {
       throw new Error(`bug: a length of ${length} bytes in a request`);
     }

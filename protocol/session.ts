@@ -18,7 +18,10 @@ export interface ExportInfo {
   readonly maximumPayloadBytes: number;
   /** Full names of the metadata contexts that may be selected, each once. */
   readonly contexts: readonly string[];
-  /** Why a server opens no session on it at the moment, for the client's user; undefined when it does. */
+  /**
+   * Why this client may not open it, at the moment or at all; undefined when it may. Its contexts can be listed, so that a challenge can be one of them; INFO, GO
+   * and SET_META_CONTEXT are answered with NBD_REP_ERR_POLICY and this.
+   */
   readonly refusal?: string | undefined;
 }
 

@@ -2,28 +2,31 @@ import type { Socket } from 'node:net';
 import { assert, EngineError } from '../engine/errors.ts';
 import { NBD_FLAG_READ_ONLY } from '../protocol/constants.ts';
 import { HandshakeServer } from '../protocol/handshake-server.ts';
+import type { ExportDirectory } from '../protocol/session.ts';
 import type { BufferPool } from './buffer-pool.ts';
 import type { BusyPoll } from './busy-poll.ts';
 import type { Counters } from './counters.ts';
 import type { EventLog } from './events.ts';
-import { type Exports, ServedExport } from './exports.ts';
+import { ServedExport } from './exports.ts';
 import { readInline, type SocketReader } from './inline-socket.ts';
 import type { LargeBuffers } from './large-buffers.ts';
 import { MAX_UNREAD_HANDSHAKE_BYTES, PROGRESS_BYTES, type ServerLimits } from './limits.ts';
 import type { Logger } from './logger.ts';
 import type { Permits } from './permits.ts';
 import { Receiver } from './receiver.ts';
+import { ReplicationExport } from './replication/replication-exports.ts';
 import { Sender } from './sender.ts';
 import { Transmission, type TransmissionHost } from './transmission.ts';
 
 /** What the connections of a server share. */
 export interface ConnectionContext {
-  readonly exports: Exports;
   readonly limits: ServerLimits;
   readonly logger: Logger;
   readonly events: EventLog;
   readonly counters: Counters;
   readonly permits: Permits;
+  /** Of links of other nodes (rule K13): what clients hold never makes them wait. */
+  readonly peerPermits: Permits;
   readonly largeBuffers: LargeBuffers;
   /** The buffer that all sockets read into. */
   readonly receiveBuffer: Buffer;
@@ -44,6 +47,8 @@ export interface SessionStatus {
   readonly readOnly: boolean;
   /** Of a kernel device of this node. */
   readonly kernelDevice: boolean;
+  /** Name of the link that it belongs to; empty until that is known; null for a client's session. */
+  readonly link: string | null;
   readonly bytesRead: number;
   readonly bytesWritten: number;
   readonly requests: number;
@@ -65,7 +70,6 @@ export class Connection implements SocketReader, TransmissionHost {
   readonly peer: string;
   readonly receiver: Receiver;
   readonly sender: Sender;
-  readonly permits: Permits;
   readonly largeBuffers: LargeBuffers;
   readonly limits: ServerLimits;
   readonly counters: Counters;
@@ -73,6 +77,7 @@ export class Connection implements SocketReader, TransmissionHost {
   lastProgressMs: number;
 
   readonly #context: ConnectionContext;
+  readonly #directory: ExportDirectory;
   readonly #socket: Socket;
   readonly #since = new Date().toISOString();
   readonly #onClosed: () => void;
@@ -84,12 +89,20 @@ export class Connection implements SocketReader, TransmissionHost {
   #paused = false;
   #movedBytes = 0;
 
-  constructor(accepted: Socket, id: number, peer: string, context: ConnectionContext, onClosed: () => void) {
+  /** `directory`: what this client may see. */
+  constructor(
+    accepted: Socket,
+    id: number,
+    peer: string,
+    directory: ExportDirectory,
+    context: ConnectionContext,
+    onClosed: () => void,
+  ) {
     this.id = id;
     this.peer = peer;
     this.#context = context;
+    this.#directory = directory;
     this.#onClosed = onClosed;
-    this.permits = context.permits;
     this.largeBuffers = context.largeBuffers;
     this.limits = context.limits;
     this.counters = context.counters;
@@ -98,7 +111,7 @@ export class Connection implements SocketReader, TransmissionHost {
     this.receiver = new Receiver(context.receiveBuffer, context.slabs, (buffer, start, end) =>
       this.#consume(buffer, start, end),
     );
-    this.#handshake = new HandshakeServer(context.exports);
+    this.#handshake = new HandshakeServer(directory);
     this.#handshakeTimer = setTimeout(
       () => this.fail(`no handshake within ${this.limits.handshakeTimeoutMs} ms`),
       this.limits.handshakeTimeoutMs,
@@ -120,6 +133,11 @@ export class Connection implements SocketReader, TransmissionHost {
     this.#socket.write(this.#handshake.greeting());
   }
 
+  get permits(): Permits {
+    const isPeer = this.#transmission?.served.peer !== undefined;
+    return isPeer ? this.#context.peerPermits : this.#context.permits;
+  }
+
   get transmission(): Transmission | null {
     return this.#transmission;
   }
@@ -138,6 +156,7 @@ export class Connection implements SocketReader, TransmissionHost {
       since: this.#since,
       readOnly: (transmission.rules.transmissionFlags & NBD_FLAG_READ_ONLY) !== 0,
       kernelDevice: transmission.served.forKernelDevice,
+      link: transmission.served.peer === undefined ? null : (transmission.served.peer.link ?? ''),
       bytesRead: transmission.bytesRead,
       bytesWritten: transmission.bytesWritten,
       requests: transmission.requests,
@@ -254,8 +273,11 @@ export class Connection implements SocketReader, TransmissionHost {
         this.#handshake = null;
         const { session, consumed } = step.outcome;
         const served = session.export;
-        assert(served instanceof ServedExport, 'the directory of exports gave this one');
-        if (this.#context.exports.find(served.name) === undefined) {
+        assert(
+          served instanceof ServedExport || served instanceof ReplicationExport,
+          'the directory of exports gave this one',
+        );
+        if (this.#directory.find(served.name) === undefined) {
           this.fail('the export is gone');
           return end;
         }
@@ -276,6 +298,7 @@ export class Connection implements SocketReader, TransmissionHost {
       group: transmission.served.groupName,
       data: { session: this.id, export: name, peer: this.peer },
     });
+    transmission.served.peer?.opened((reason) => this.fail(reason));
   }
 
   /** The sender's gate. Losing the connection is how a client learns that what it was not told of may not have happened. */
@@ -312,6 +335,7 @@ export class Connection implements SocketReader, TransmissionHost {
     const transmission = this.#transmission;
     if (transmission !== null) {
       transmission.close();
+      transmission.served.peer?.closed(this.#closeReason);
       const { name, groupName } = transmission.served;
       this.logger.info({ export: name, reason: this.#closeReason }, 'session closed');
       this.#context.events.emit({

@@ -27,7 +27,13 @@ export interface ImageOfGroup {
 export type SelectedContext =
   | { readonly id: number; readonly kind: 'allocation' }
   /** `since` is undefined when the snapshot went away while the client was still shaking hands. */
-  | { readonly id: number; readonly kind: 'changed'; readonly since: SnapshotView | undefined };
+  | { readonly id: number; readonly kind: 'changed'; readonly since: SnapshotView | undefined }
+  /** The export itself tells it, of an inner range; at most so many extents. */
+  | {
+      readonly id: number;
+      readonly kind: 'told';
+      readonly extents: (offsetBytes: number, lengthBytes: number, maxExtents: number) => BlockStatusExtent[];
+    };
 
 /** Full names of the contexts that the image has now. */
 export function contextNames(image: ImageOfGroup): string[] {

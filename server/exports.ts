@@ -12,10 +12,11 @@ import {
   NBD_FLAG_SEND_WRITE_ZEROES,
 } from '../protocol/constants.ts';
 import { MAX_PAYLOAD_BYTES, MINIMUM_BLOCK_BYTES, PREFERRED_BLOCK_BYTES } from '../protocol/limits.ts';
-import type { ExportDirectory, ExportEntry, ExportInfo } from '../protocol/session.ts';
-import { contextNames, type ImageOfGroup } from './contexts.ts';
+import type { ExportDirectory, ExportEntry, MetaContext } from '../protocol/session.ts';
+import { contextNames, type ImageOfGroup, resolveContexts, type SelectedContext } from './contexts.ts';
 import { ExportHolds } from './export-holds.ts';
 import type { ExportedGroup } from './group-control.ts';
+import type { OpenedExport } from './opened-export.ts';
 
 /**
  * What every volume offers. CAN_MULTI_CONN is true because all connections share one page cache and one `flush`: a flush on one covers
@@ -33,7 +34,7 @@ const DEVICE_FLAGS =
   NBD_FLAG_SEND_FAST_ZERO;
 
 /** An export and the device behind it: a volume, or a volume as a snapshot has it. */
-export class ServedExport implements ExportInfo {
+export class ServedExport implements OpenedExport {
   readonly name: string;
   readonly description: string;
   readonly sizeBytes: number;
@@ -46,6 +47,7 @@ export class ServedExport implements ExportInfo {
   readonly image: ImageOfGroup;
   /** It was opened by a kernel device of this node (see `Exports.issueTicket`). */
   readonly forKernelDevice: boolean;
+  readonly peer = undefined;
   readonly #holds: ExportHolds;
 
   constructor(image: ImageOfGroup, device: BlockDevice, forKernelDevice: boolean, holds: ExportHolds) {
@@ -82,6 +84,10 @@ export class ServedExport implements ExportInfo {
   /** Asked for when a client asks: they come and go with the snapshots. */
   get contexts(): readonly string[] {
     return contextNames(this.image);
+  }
+
+  contextsOf(negotiated: readonly MetaContext[]): SelectedContext[] {
+    return resolveContexts(this.image, negotiated);
   }
 }
 

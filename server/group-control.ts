@@ -11,6 +11,7 @@ import type { RegionMapView, RegionRun } from '../engine/map/region-map.ts';
 import type { OperationView } from '../engine/operations.ts';
 import type { RestorePlan, RestoreResult, SnapshotView } from '../engine/snapshots.ts';
 import type { RegionIndex } from '../engine/units.ts';
+import type { LinkControl, ReplicaControl } from './link-control.ts';
 
 export type { LogStatus } from '../engine/group.ts';
 export type { ImportResult } from '../engine/import.ts';
@@ -55,6 +56,10 @@ export interface GroupControl extends ExportedGroup {
   readonly log: LogStatus;
   readonly counters: GroupCounters;
   readonly operations: readonly OperationView[];
+  /** To its secondaries; absent where it can have none. */
+  readonly links?: LinkControl | undefined;
+  /** Of a secondary: what its primary's link talks to. */
+  readonly replica?: ReplicaControl | undefined;
   createSnapshot(name: string, options?: { readonly local?: boolean }): Promise<SnapshotView>;
   deleteSnapshot(name: string): Promise<void>;
   renameSnapshot(name: string, to: string): Promise<void>;

@@ -12,13 +12,17 @@ import { EngineError, errnoOf } from '../engine/errors.ts';
 import { Group, type GroupOptions } from '../engine/group.ts';
 import type { GroupSpec } from '../engine/group-spec.ts';
 import type { GroupEvent } from '../engine/group-state.ts';
+import type { PeerConnector } from '../engine/link/peer.ts';
 import { checkName } from '../engine/names.ts';
 import type { GroupLimits } from './config.ts';
 import { syncFolder } from './durable-file.ts';
 import type { EventLog } from './events.ts';
 import type { GroupControl } from './group-control.ts';
+import { ensureSecret, readLinkSecret, removeLinkSecret, writeLinkSecret } from './group-secrets.ts';
+import type { LinkSecrets } from './links.ts';
 import type { Logger } from './logger.ts';
 import { refuseInside } from './outside-file.ts';
+import { NbdPeerConnector } from './replication/nbd-peer-connector.ts';
 
 /** Names with a dot first are ours: no group can have one. */
 const DELETED_PREFIX = '.deleted-';
@@ -50,6 +54,8 @@ export class GroupStore {
   readonly #failed = new Map<string, string>();
   /** Groups that are being created or deleted: everybody else has to wait. */
   readonly #changing = new Set<string>();
+  /** Of open groups, by name. */
+  readonly #secrets = new Map<string, Buffer>();
 
   constructor(options: GroupStoreOptions) {
     this.#options = options;
@@ -62,6 +68,20 @@ export class GroupStore {
   /** Names of groups that could not be opened, with the reason. */
   get failed(): ReadonlyMap<string, string> {
     return this.#failed;
+  }
+
+  /** By which a link proves itself to the group over TCP; undefined when it could not be read or made. */
+  secretOf(name: string): Buffer | undefined {
+    return this.#secrets.get(name);
+  }
+
+  /** Secrets that links were given. */
+  get linkSecrets(): LinkSecrets {
+    return {
+      read: (group, link) => readLinkSecret(this.#pathOf(group), link),
+      write: (group, link, secret) => writeLinkSecret(this.#pathOf(group), link, secret),
+      remove: (group, link) => removeLinkSecret(this.#pathOf(group), link),
+    };
   }
 
   /** Opens what is there, and finishes deletions that were cut short. */
@@ -106,6 +126,7 @@ export class GroupStore {
         throw error;
       }
       this.#adopt(group);
+      await this.#takeSecret(group.name);
       return group;
     });
   }
@@ -126,6 +147,7 @@ export class GroupStore {
     await this.#changingOne(name, async () => {
       const group = this.#open.get(name);
       this.#open.delete(name);
+      this.#secrets.delete(name);
       try {
         await group?.close();
       } catch (error) {
@@ -177,6 +199,7 @@ export class GroupStore {
       }
       this.#failed.delete(name);
       this.#adopt(group);
+      await this.#takeSecret(name);
     } catch (error) {
       if (await this.#wasNeverMade(name, error)) return;
       const reason = error instanceof Error ? error.message : String(error);
@@ -190,9 +213,31 @@ export class GroupStore {
     }
   }
 
-  #groupOptions(name: string): GroupOptions {
+  #groupOptions(name: string): GroupOptions & { readonly connector: PeerConnector } {
     const { memoryBytes, copyBytesPerSecond } = this.#options.groupLimits;
-    return { memoryBytes, copyBytesPerSecond, onEvent: (event) => this.#tell(name, event) };
+    const connector = new NbdPeerConnector((linkId) => this.#secretOfLink(name, linkId));
+    return { memoryBytes, copyBytesPerSecond, connector, onEvent: (event) => this.#tell(name, event) };
+  }
+
+  async #secretOfLink(groupName: string, linkId: string): Promise<Buffer | undefined> {
+    const links = this.#open.get(groupName)?.links;
+    // A link may connect before its group is open for everybody else. It tries again.
+    if (links === undefined) throw new EngineError('unavailable', `group ${groupName} is not open yet`);
+    const link = links.views().find(({ id }) => id === linkId);
+    return link && (await readLinkSecret(this.#pathOf(groupName), link.name));
+  }
+
+  /** Groups that are older than secrets get one. A group is served without: only links over TCP need it. */
+  async #takeSecret(name: string): Promise<void> {
+    try {
+      this.#secrets.set(name, await ensureSecret(this.#pathOf(name)));
+    } catch (error) {
+      if (!(error instanceof EngineError)) throw error;
+      this.#options.logger.warn(
+        { group: name, reason: error.message },
+        'the group has no secret: no links over TCP',
+      );
+    }
   }
 
   #tell(name: string, { type, message, data }: GroupEvent): void {

@@ -5,7 +5,7 @@ import { KIB, MIB } from '../engine/units.ts';
  * file); these are the defaults, each with its reason.
  *
  * Memory of the data path is at most
- * `maxConnections * (RECEIVE_SLAB_BYTES + privateBytesPerConnection + OUTPUT_BUFFER_BYTES) + sharedBytes`,
+ * `maxConnections * (RECEIVE_SLAB_BYTES + privateBytesPerConnection + OUTPUT_BUFFER_BYTES) + sharedBytes + PEER_SHARED_BYTES`,
  * and in practice far below: slabs are lent only while a request is incomplete.
  */
 export interface ServerLimits {
@@ -58,5 +58,7 @@ export const BLOCK_STATUS_BYTES = 128 * KIB;
 export const PROGRESS_BYTES = 1 * MIB;
 /** Bytes of answers that a client in its handshake may leave unread. */
 export const MAX_UNREAD_HANDSHAKE_BYTES = 256 * KIB;
+/** Bytes for large requests of links of other nodes, which take nothing of `sharedBytes` (rule K13): four of the largest. */
+export const PEER_SHARED_BYTES = 128 * MIB;
 /** The part of the shared bytes that one connection may hold with more than one request. */
 export const SHARE_OF_ONE = 1 / 2;

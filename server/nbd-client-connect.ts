@@ -2,6 +2,7 @@
 import { connect, type NetConnectOpts, type Socket } from 'node:net';
 import { assert } from '../engine/errors.ts';
 import {
+  type Challenge,
   HandshakeClient,
   type HandshakeClientOptions,
   type HandshakeClientOutcome,
@@ -24,6 +25,8 @@ export interface HandshakeWishes {
   readonly extendedHeaders: boolean;
   /** Meta contexts, by their full names. What the server does not have is not in the session. */
   readonly contexts: readonly string[];
+  readonly challenge?: Challenge | undefined;
+  readonly offsetUnitBytes?: number | undefined;
 }
 
 /** Takes what the socket brings. */
@@ -59,7 +62,13 @@ export async function connectAndNegotiate(
 ): Promise<NegotiatedSocket> {
   const { outcome, socket, relay } = await shakeHands(
     uri,
-    { exportName: uri.exportName, wants, mode: 'go' },
+    {
+      exportName: uri.exportName,
+      wants,
+      mode: 'go',
+      challenge: wants.challenge,
+      offsetUnitBytes: wants.offsetUnitBytes,
+    },
     timeoutMs,
   );
   assert(outcome.kind === 'transmission', 'a handshake for transmission ends in it');

@@ -17,6 +17,7 @@ import {
   NBD_CMD_WRITE_ZEROES,
 } from '../protocol/constants.ts';
 import type { ExpectedReply } from '../protocol/expected-reply.ts';
+import type { Challenge } from '../protocol/handshake-client.ts';
 import type { BlockStatusExtent, ReplyMode } from '../protocol/reply.ts';
 import { ReplyParser } from '../protocol/reply-parser.ts';
 import { RequestEncoder } from '../protocol/request-encoder.ts';
@@ -39,6 +40,10 @@ export interface NbdClientOptions {
   readonly extendedHeaders?: boolean;
   /** Meta contexts to ask for, by their full names; `base:allocation` unless told, and none without structured replies. */
   readonly contexts?: readonly string[];
+  /** Asked before the export is: see `Challenge`. */
+  readonly challenge?: Challenge;
+  /** What all offsets are multiples of: see `HandshakeClientOptions`. */
+  readonly offsetUnitBytes?: number;
   /** For connecting and the handshake together; 10 seconds unless told. */
   readonly timeoutMs?: number;
   /** Requests in flight at most; what comes beyond waits its turn. 128 unless told. */
@@ -96,6 +101,7 @@ export class NbdClient {
   readonly #where: string;
   readonly #socket: Socket;
   readonly #encoder: RequestEncoder;
+  readonly #offsetUnitBytes: number;
   readonly #flights: Flights;
   #corked = false;
   #goodbye: Promise<void> | null = null;
@@ -111,6 +117,8 @@ export class NbdClient {
       structuredReplies,
       extendedHeaders: options.extendedHeaders ?? structuredReplies,
       contexts: options.contexts ?? (structuredReplies ? [BASE_ALLOCATION] : []),
+      challenge: options.challenge,
+      offsetUnitBytes: options.offsetUnitBytes,
     };
     const timeoutMs = options.timeoutMs ?? DEFAULT_CONNECT_TIMEOUT_MS;
     const negotiated = await connectAndNegotiate(target, wants, timeoutMs);
@@ -141,7 +149,8 @@ export class NbdClient {
     this.session = session;
     this.#where = where;
     this.#socket = socket;
-    this.#encoder = new RequestEncoder(session.extendedHeaders);
+    this.#offsetUnitBytes = options.offsetUnitBytes ?? 1;
+    this.#encoder = new RequestEncoder(session.extendedHeaders, this.#offsetUnitBytes);
     this.closed = new Promise((resolve) => {
       this.#resolveClosed = resolve;
     });
@@ -265,7 +274,10 @@ export class NbdClient {
     target: Buffer | null = null,
     payload: Uint8Array | null = null,
   ): Promise<ExpectedReply> {
-    assert(Number.isSafeInteger(offset) && offset >= 0, `an offset of ${offset} bytes`);
+    assert(
+      Number.isSafeInteger(offset / this.#offsetUnitBytes) && offset >= 0,
+      `an offset of ${offset} bytes`,
+    );
     assert(
       Number.isSafeInteger(length) && length >= 0 && length <= this.#encoder.maximumLengthBytes,
       `a length of ${length} bytes`,

@@ -10,12 +10,14 @@ import type { Exports } from './exports.ts';
 import { LargeBuffers } from './large-buffers.ts';
 import {
   OUTPUT_BUFFER_BYTES,
+  PEER_SHARED_BYTES,
   RECEIVE_BUFFER_BYTES,
   RECEIVE_SLAB_BYTES,
   type ServerLimits,
 } from './limits.ts';
 import type { Logger } from './logger.ts';
 import { Permits } from './permits.ts';
+import type { ReplicationExports } from './replication/replication-exports.ts';
 import { listenPrivately } from './unix-socket.ts';
 
 /** More than most servers take: a burst of reconnects must not wait for retransmissions. */
@@ -25,6 +27,8 @@ const BUFFERS_KEPT = 16;
 
 export interface NbdServerOptions {
   readonly exports: Exports;
+  /** What other nodes find here; absent: nothing. */
+  readonly replication?: ReplicationExports;
   readonly limits: ServerLimits;
   readonly logger: Logger;
   readonly events: EventLog;
@@ -36,6 +40,9 @@ export interface NbdServerOptions {
 export class NbdServer {
   readonly counters = new Counters();
   readonly permits: Permits;
+  readonly #exports: Exports;
+  readonly #replication: ReplicationExports | undefined;
+  readonly #peerPermits: Permits;
   readonly #largeBuffers: LargeBuffers;
   readonly #context: ConnectionContext;
   readonly #listeners = new Set<Server>();
@@ -47,14 +54,17 @@ export class NbdServer {
   constructor(options: NbdServerOptions) {
     const { limits } = options;
     this.permits = new Permits(limits.sharedBytes, limits.stallTimeoutMs);
-    this.#largeBuffers = new LargeBuffers(limits.sharedBytes);
+    this.#exports = options.exports;
+    this.#replication = options.replication;
+    this.#peerPermits = new Permits(PEER_SHARED_BYTES, limits.stallTimeoutMs);
+    this.#largeBuffers = new LargeBuffers(limits.sharedBytes + PEER_SHARED_BYTES);
     this.#context = {
-      exports: options.exports,
       limits,
       logger: options.logger,
       events: options.events,
       counters: this.counters,
       permits: this.permits,
+      peerPermits: this.#peerPermits,
       largeBuffers: this.#largeBuffers,
       receiveBuffer: Buffer.allocUnsafeSlow(RECEIVE_BUFFER_BYTES),
       slabs: new BufferPool(RECEIVE_SLAB_BYTES, BUFFERS_KEPT),
@@ -65,6 +75,7 @@ export class NbdServer {
     this.#stallTimer = setInterval(
       () => {
         this.permits.evictStuck(performance.now());
+        this.#peerPermits.evictStuck(performance.now());
         this.#largeBuffers.trim();
       },
       Math.max(10, limits.stallTimeoutMs / 4),
@@ -145,7 +156,9 @@ export class NbdServer {
     const id = this.#nextId;
     this.#nextId += 1;
     const peer = describePeer(socket, uri);
-    const connection = new Connection(socket, id, peer, this.#context, () => {
+    const isLocal = uri.address.kind === 'unix';
+    const directory = this.#replication?.directory(this.#exports, isLocal) ?? this.#exports;
+    const connection = new Connection(socket, id, peer, directory, this.#context, () => {
       this.#connections.delete(connection);
       for (const listener of this.#closeListeners.splice(0)) listener();
     });

@@ -23,11 +23,13 @@ import { Exports } from './exports.ts';
 import type { GroupControl } from './group-control.ts';
 import { GroupStore } from './group-store.ts';
 import type { KernelDevices } from './kernel/kernel-devices.ts';
+import { LinkService } from './links.ts';
 import { checkListeners, listenerError } from './listeners.ts';
 import type { Logger } from './logger.ts';
 import { Metrics } from './metrics.ts';
 import { NbdServer } from './nbd-server.ts';
 import { Operations } from './operations.ts';
+import { ReplicationExports } from './replication/replication-exports.ts';
 import { SnapshotService } from './snapshots.ts';
 import { claimIdentity, makeStateFolder, type NodeIdentity, readIdentity } from './state-folder.ts';
 import { StateLock } from './state-lock.ts';
@@ -65,11 +67,13 @@ const DEFAULT_DEVICE_CONNECTIONS = 1;
 export class TidemarkNode implements NodeControl {
   readonly events: EventLog;
   readonly snapshots: SnapshotService;
+  readonly links: LinkService;
   readonly #options: NodeOptions;
   readonly #identity: NodeIdentity;
   readonly #groups: GroupStore;
   readonly #exports = new Exports();
   readonly #server: NbdServer;
+  readonly #replication: ReplicationExports;
   readonly #guard: UseGuard;
   readonly #operations = new Operations();
   readonly #metrics: Metrics;
@@ -85,8 +89,13 @@ export class TidemarkNode implements NodeControl {
     this.#identity = identity;
     this.#groups = groups;
     this.#startedAt = new Date(options.clock.nowMs()).toISOString();
+    this.#replication = new ReplicationExports({
+      group: (name) => groups.groups.get(name),
+      secretOf: (name) => groups.secretOf(name),
+    });
     this.#server = new NbdServer({
       exports: this.#exports,
+      replication: this.#replication,
       limits: options.settings.limits,
       logger: options.logger,
       events: options.events,
@@ -102,6 +111,12 @@ export class TidemarkNode implements NodeControl {
       operations: this.#operations,
       events: options.events,
       logger: options.logger,
+    });
+    this.links = new LinkService({
+      requireGroup: (name) => groups.require(name),
+      checkRunning: () => this.#refuseWhenStopping(),
+      secrets: groups.linkSecrets,
+      events: options.events,
     });
     this.#metrics = new Metrics({
       counters: this.#server.counters,
@@ -243,6 +258,7 @@ export class TidemarkNode implements NodeControl {
       ...(request.logSize === undefined ? {} : { logBytes: request.logSize }),
       ...(request.logFile === undefined ? {} : { logFile: request.logFile }),
       ...(request.onDiskFull === undefined ? {} : { onFull: request.onDiskFull }),
+      ...(request.replica === undefined ? {} : { replica: request.replica }),
     });
     this.#exports.add(group);
     this.events.emit({
@@ -261,6 +277,7 @@ export class TidemarkNode implements NodeControl {
     }
     // No new session from here on: none slips in between the look and the closing.
     this.#exports.remove(name);
+    this.#replication.sessions.endAll(name, `group ${name} is being deleted`);
     try {
       await this.#groups.delete(name);
     } catch (error) {

@@ -1,4 +1,5 @@
 import type { BlockDevice } from '../engine/block-device.ts';
+import { assert } from '../engine/errors.ts';
 import {
   NBD_CMD_BLOCK_STATUS,
   NBD_CMD_CACHE,
@@ -33,7 +34,7 @@ export interface ServiceParts {
   readonly sender: Sender;
   readonly counters: Counters;
   readonly largeBuffers: LargeBuffers;
-  readonly image: ImageOfGroup;
+  readonly image: ImageOfGroup | undefined;
   /** The contexts that the client selected and that we can tell. */
   readonly contexts: readonly SelectedContext[];
 }
@@ -198,19 +199,29 @@ export class RequestService {
     const maxExtents = one ? 1 : Math.max(1, Math.floor(MAX_EXTENTS_PER_REPLY / contexts.length));
     const answers: ContextExtents[] = [];
     for (const context of contexts) {
-      const extents =
-        context.kind === 'allocation'
-          ? await this.#allocation(offset, length, maxExtents)
-          : changedExtents(this.#parts.image, context.since, {
-              offsetBytes: offset,
-              lengthBytes: length,
-              regionBytes: this.#device.regionBytes,
-              maxExtents,
-              maxRegions: Math.ceil(MAX_REGIONS_PER_REPLY / contexts.length),
-            });
+      const extents = await this.#extentsOf(context, offset, length, maxExtents);
       answers.push({ contextId: context.id, extents });
     }
     return answers;
+  }
+
+  async #extentsOf(
+    context: SelectedContext,
+    offset: number,
+    length: number,
+    maxExtents: number,
+  ): Promise<readonly BlockStatusExtent[]> {
+    if (context.kind === 'allocation') return await this.#allocation(offset, length, maxExtents);
+    if (context.kind === 'told') return context.extents(offset, length, maxExtents);
+    const { image, contexts } = this.#parts;
+    assert(image !== undefined, 'only images have changes');
+    return changedExtents(image, context.since, {
+      offsetBytes: offset,
+      lengthBytes: length,
+      regionBytes: this.#device.regionBytes,
+      maxExtents,
+      maxRegions: Math.ceil(MAX_REGIONS_PER_REPLY / contexts.length),
+    });
   }
 
   async #allocation(offset: number, length: number, maxExtents: number): Promise<BlockStatusExtent[]> {

@@ -105,7 +105,7 @@ export class SnapshotService implements SnapshotControl {
 
   planRestore(groupName: string, name: string, volume: string | undefined): RestorePlanView {
     const group = this.#parts.requireGroup(groupName);
-    return planView(group.planRestore(name, volumeOption(group, volume)));
+    return planView(group, group.planRestore(name, volumeOption(group, volume)));
   }
 
   async restore(groupName: string, name: string, request: RestoreRequest): Promise<RestoreView> {
@@ -129,7 +129,7 @@ export class SnapshotService implements SnapshotControl {
     });
     return {
       operation: this.#parts.operations.begun(group, { id: result.operation, kind: 'restore', target: name }),
-      plan: planView(result.plan),
+      plan: planView(group, result.plan),
       undo: this.#parts.statusOf(group, result.undo),
     };
   }
@@ -285,12 +285,16 @@ function exportsOfSnapshot(group: GroupControl, snapshotName: string): string[] 
   return [...group.volumes.keys()].map((volume) => exportNameOf(group.name, volume, snapshotName));
 }
 
-function planView(plan: RestorePlan): RestorePlanView {
+function planView(group: GroupControl, plan: RestorePlan): RestorePlanView {
   return {
     snapshot: plan.snapshot.name,
     lsn: plan.snapshot.lsn,
     volumes: plan.volumes.map(({ name, regions, bytes }) => ({ name, regions, bytes })),
     regions: plan.regions,
     bytes: plan.bytes,
+    links: (group.links?.forecastRestore(plan) ?? []).map(({ note, ...forecast }) => ({
+      ...forecast,
+      note: note ?? null,
+    })),
   };
 }

@@ -6,6 +6,7 @@ import type { LogStatus, OperationStatus, SnapshotStatus } from './control/snaps
 import { exportNameOf } from './exports.ts';
 import type { GroupControl, SnapshotView } from './group-control.ts';
 import type { AttachedDevice } from './kernel/kernel-devices.ts';
+import { linkStatusOf, replicaStatusOf } from './link-status.ts';
 
 /** What surrounds the groups when their status is taken. */
 export interface StatusContext {
@@ -48,7 +49,8 @@ export function groupStatusOf(
     }),
     snapshots: group.snapshots.map((snapshot) => snapshotStatusOf(group, snapshot, context)),
     operations: [...operations],
-    links: [],
+    links: (group.links?.views() ?? []).map(linkStatusOf),
+    replica: group.replica === undefined ? null : replicaStatusOf(group.replica),
   };
 }
 
@@ -120,6 +122,7 @@ export function failedGroupStatus(name: string, reason: string): GroupStatus {
     snapshots: [],
     operations: [],
     links: [],
+    replica: null,
   };
 }
 

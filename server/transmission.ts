@@ -3,6 +3,7 @@ import {
   NBD_CMD_FLAG_FUA,
   NBD_CMD_READ,
   NBD_CMD_WRITE,
+  NBD_EINVAL,
   NBD_ESHUTDOWN,
   NBD_SUCCESS,
 } from '../protocol/constants.ts';
@@ -10,13 +11,12 @@ import { ReplyEncoder, type ReplyMode } from '../protocol/reply.ts';
 import { payloadIsTolerable, type TransmissionRules, validateRequest } from '../protocol/request.ts';
 import { RequestParser } from '../protocol/request-parser.ts';
 import type { NegotiatedSession } from '../protocol/session.ts';
-import { resolveContexts } from './contexts.ts';
 import type { Counters } from './counters.ts';
-import type { ServedExport } from './exports.ts';
 import { Jobs } from './jobs.ts';
 import { type LargeBuffers, largeCapacity } from './large-buffers.ts';
 import { LARGE_REQUEST_BYTES, type ServerLimits, SHARE_OF_ONE } from './limits.ts';
 import type { Logger } from './logger.ts';
+import type { OpenedExport } from './opened-export.ts';
 import type { PermitHolder, Permits } from './permits.ts';
 import type { Receiver } from './receiver.ts';
 import { Replies } from './replies.ts';
@@ -59,7 +59,7 @@ export interface TransmissionHost extends PermitHolder {
  * meanwhile, so that a client that does not take its replies stops itself and nobody else.
  */
 export class Transmission {
-  readonly served: ServedExport;
+  readonly served: OpenedExport;
   readonly rules: TransmissionRules;
   requests = 0;
 
@@ -79,7 +79,7 @@ export class Transmission {
   /** A large payload that is being received; permits are held for its length. */
   #diverted: Buffer | null = null;
 
-  constructor(host: TransmissionHost, session: NegotiatedSession, served: ServedExport) {
+  constructor(host: TransmissionHost, session: NegotiatedSession, served: OpenedExport) {
     this.#host = host;
     this.served = served;
     this.#parser = new RequestParser(session.extendedHeaders);
@@ -89,7 +89,7 @@ export class Transmission {
       ended: () => this.#jobEnded(),
       bug: (error) => host.bug(error),
     });
-    const contexts = resolveContexts(served.image, session.contexts);
+    const contexts = served.contextsOf(session.contexts);
     this.#service = new RequestService({
       device: served.device,
       parser: this.#parser,
@@ -191,9 +191,12 @@ export class Transmission {
   }
 
   #judge(): number {
-    const { type, flags, offset, length } = this.#parser;
+    const { type, flags, offset, offsetLow, length } = this.#parser;
     if (this.#draining && type !== NBD_CMD_DISC) return NBD_ESHUTDOWN;
-    return validateRequest(type, flags, offset, length, this.rules);
+    const error = validateRequest(type, flags, offset, length, this.rules);
+    // An offset above 2^53 is rounded, perhaps to a multiple of the block; the low half says whether it was one.
+    const isOdd = type !== NBD_CMD_DISC && offsetLow % this.rules.minimumBlockBytes !== 0;
+    return error === NBD_SUCCESS && isOdd ? NBD_EINVAL : error;
   }
 
   #isLarge(): boolean {

@@ -5,11 +5,13 @@ import { dataName, LOG_NAME, mapName, RECORD_NAME, RESERVE_NAME } from '../group
 import type {
   DetachedRecord,
   GroupRecord,
+  LinkRecord,
   RestoreRecord,
   SnapshotRecord,
   VolumeRecord,
 } from '../group-record.ts';
 import type { RecoveredGroup } from '../group-recovery.ts';
+import { dcmName } from '../link/dcm.ts';
 import type { LogBatch } from '../log/record.ts';
 import { DurableMap } from '../map/durable-map.ts';
 import type { RegionRun } from '../map/region-map.ts';
@@ -20,6 +22,9 @@ import { RegionStore } from '../snapshot/region-store.ts';
 import type { RegionIndex } from '../units.ts';
 import { withDisk } from './check-files.ts';
 import { type Findings, regionsInDoubt } from './report.ts';
+
+/** What the node keeps in the folder of a group beside the group: how it proves itself to other nodes. */
+const SECRETS = /^(?:secret|links\/[^/]+\.secret)$/;
 
 /** Regions looked at one by one, of a volume. Beyond it all that may be in doubt is. */
 const MAX_LOOKED_AT = 2 ** 20;
@@ -50,6 +55,7 @@ export class ChainCheck {
       if (node.kind === 'snapshot') await this.#snapshot(node);
       else await this.#restore(node);
     for (const snapshot of this.#record.detached) await this.#detached(snapshot);
+    for (const link of this.#record.links) await this.#link(link);
     await this.#leftovers(batches);
   }
 
@@ -140,6 +146,17 @@ export class ChainCheck {
     }
   }
 
+  async #link({ id, name }: LinkRecord): Promise<void> {
+    for (const { name: volumeName } of this.#record.volumes) {
+      const dcm = dcmName(id, volumeName);
+      const doubtful = await this.#map(dcm, volumeName, `what link ${name} lacks of volume`);
+      if (doubtful.length === 0) continue;
+      const what = 'it is damaged: these regions count as lacking';
+      const advice = 'nothing is lost: a resync moves more than it has to';
+      this.#findings.add('doubt', dcm, what, advice);
+    }
+  }
+
   /** The regions of its damaged sectors. What keeps it from being read is told. */
   async #map(name: string, volumeName: string, of: string): Promise<readonly RegionRun[]> {
     this.#known.add(name);
@@ -168,8 +185,8 @@ export class ChainCheck {
   async #leftovers(batches: readonly LogBatch[]): Promise<void> {
     const pending = new Set(batches.flatMap((batch) => this.#idsOf(batch)));
     for (const name of await this.#folder.list()) {
-      if (this.#known.has(name)) continue;
-      const [, id] = /^(?:snapshots|restores)\/([^/]+)\//.exec(name) ?? [];
+      if (this.#known.has(name) || SECRETS.test(name)) continue;
+      const [, id] = /^(?:snapshots|restores|links)\/([^/]+)\//.exec(name) ?? [];
       if (id === undefined) this.#findings.add('note', name, 'it is no file of this group');
       else if (!pending.has(id))
         this.#findings.add(

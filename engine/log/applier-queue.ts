@@ -4,6 +4,7 @@
  * A data batch goes through it like this: it is appended, and waits; it is applied, and is *retained*, because the volumes may still lose it; a
  * checkpoint covers it, and it is forgotten. When a sync of a volume fails, what is retained waits again (rule L6).
  */
+import { assert } from '../errors.ts';
 import type { GroupState } from '../group-state.ts';
 import type { Lsn } from '../units.ts';
 import type { LogBatch } from './record.ts';
@@ -65,6 +66,13 @@ export class ApplierQueue {
     this.#appliedLsn = batch.endLsn;
     this.#retained = [];
     this.#state.log.forget(batch);
+  }
+
+  /** The log goes on at `lsn`: everything before is durable in the volumes, or will not come. */
+  jumpTo(lsn: Lsn): void {
+    assert(this.isCaughtUp, 'nothing is left to apply');
+    this.#retained = [];
+    this.#appliedLsn = lsn;
   }
 
   /** A checkpoint is durable: what lies below it is never applied again. */

@@ -56,7 +56,6 @@ export class Applier {
     this.#checkpoints = new Checkpoints(state, this.#queue, this.#recordHooks, wake);
     this.#stall = new Stall(state, hooks, wake);
     state.onVolumeLost = () => this.#volumeLost();
-    state.log.onDurable = wake;
   }
 
   /** Up to where records are in the volumes. */
@@ -124,9 +123,19 @@ export class Applier {
     return this.#checkpoints.make();
   }
 
+  /** Somebody has let go of the log. */
+  freeSoon(): void {
+    this.#freeing.soon();
+  }
+
   /** Gives all log space below the checkpoint back, as soon as nobody reads there any more. A log that refuses has told why. */
   freeLog(): Promise<void> {
     return this.#freeing.now();
+  }
+
+  /** The log goes on at `lsn`: everything before is durable in the volumes, or will not come. In the lane. */
+  jumpTo(lsn: Lsn): void {
+    this.#queue.jumpTo(lsn);
   }
 
   /** Space was freed, or the like: a stalled applier tries again at once. */

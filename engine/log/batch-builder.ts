@@ -62,6 +62,12 @@ export class BatchBuilder {
     return this.#sealer.crc;
   }
 
+  /** The next batch comes after one that was not sealed here. */
+  follow(crc: number): void {
+    assert(this.#open === undefined, 'no batch is open');
+    this.#sealer.crc = crc;
+  }
+
   /** Names this opening of the log in all batches from now on. */
   setRun(run: number): void {
     this.#sealer.run = run;

@@ -19,9 +19,11 @@ export interface DirectEntry {
   readonly isStuck: () => boolean;
 }
 
-/** Whether there is somebody to log for. */
+/** Whether there is somebody to log for. A secondary logs always: what it gets is a log. */
 export function needsLog(state: GroupState): boolean {
-  return state.chain.nodes.length > 0 || state.detached.length > 0;
+  if (state.record.replica !== null) return true;
+  const { chain, detached, links } = state;
+  return chain.nodes.length > 0 || detached.length > 0 || links.length > 0;
 }
 
 /** Returns whether the mode changed. */

@@ -1,5 +1,5 @@
 /**
- * Gives the log's space below the checkpoint back, in its own time: by a superblock, and only when nobody reads there any more (rules L7, T3).
+ * Gives the log's space that nobody needs back (below the checkpoint, and what no link holds), in its own time: by a superblock, and only when nobody reads there any more (rules L7, T3).
  */
 import type { GroupState } from '../group-state.ts';
 import { LOG_SECTOR_BYTES } from '../units.ts';
@@ -27,10 +27,10 @@ export class Freeing {
     this.#hooks = hooks;
   }
 
-  /** Begins, once it is worth a write of the superblock. To be called after each checkpoint. */
+  /** Begins, once it is worth a write of the superblock. To be called after each checkpoint, and when somebody lets go of the log. */
   soon(): void {
-    const { log, checkpointLsn } = this.#state;
-    const freeable = (checkpointLsn - log.tailLsn) * LOG_SECTOR_BYTES;
+    const { log, freeableLsn } = this.#state;
+    const freeable = (freeableLsn - log.tailLsn) * LOG_SECTOR_BYTES;
     if (freeable <= 0 || this.#running !== undefined || this.#stopped || log.failure !== undefined) return;
     if (freeable < log.capacityBytes * FREE_SHARE && !this.#hooks.writersWait()) return;
     const { tailLsn } = log;
@@ -44,9 +44,10 @@ export class Freeing {
 
   /** Gives all of it back, as soon as nobody reads there any more. A log that refuses has told why. */
   async now(): Promise<void> {
-    const { log, checkpointLsn, readers } = this.#state;
+    const { log, freeableLsn, readers } = this.#state;
+    this.#state.raiseLogFloor(freeableLsn);
     await readers.drained();
-    await log.free(checkpointLsn).catch(() => {});
+    await log.free(freeableLsn).catch(() => {});
     this.#hooks.freed();
   }
 

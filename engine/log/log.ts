@@ -31,6 +31,7 @@ import {
   RECORD_HEADER_BYTES,
 } from './record.ts';
 import { type RecoveredLog, readLog, rewriteEnd } from './recovery.ts';
+import { restartDisk, spoilHeader } from './restart.ts';
 import { PAGE_SECTORS, pageAligned, Ring } from './ring.ts';
 import { LogRoom } from './room.ts';
 import { Superblocks } from './superblock.ts';
@@ -43,16 +44,21 @@ export const MIN_LOG_BYTES = MIN_RING_BYTES;
 
 const PAGE_BYTES = PAGE_SECTORS * LOG_SECTOR_BYTES;
 
+interface LogStart {
+  readonly identity: LogIdentity;
+  readonly lsn: Lsn;
+  readonly chain: number;
+}
+
 export class Log {
   readonly #disk: Disk;
   readonly #ring: Ring;
-  readonly #tail: LogTail;
-  readonly #builder: BatchBuilder;
+  #tail: LogTail;
+  #builder: BatchBuilder;
   readonly #limits: LogLimits;
-  readonly #ahead: WriteAhead | undefined;
+  #ahead: WriteAhead | undefined;
   readonly #syncs: LogSyncs;
   readonly #room: LogRoom;
-  readonly generation: number;
   /** Payload of a write record at most, in bytes: `MAX_RECORD_BYTES`, or what a small ring takes. A multiple of 4096. */
   readonly maxRecordBytes: number;
 
@@ -66,6 +72,8 @@ export class Log {
   #closed = false;
   #closing: Promise<void> | undefined;
   #failure: EngineError | undefined;
+  /** The next write of the superblock begins another log. */
+  #next: LogStart | undefined;
 
   /** Called once, when a write or sync of the log failed; see `failure`. */
   onFailure: ((error: EngineError) => void) | undefined;
@@ -81,7 +89,6 @@ export class Log {
     this.#tail = new LogTail(superblocks, this.#ring, state);
     this.#limits = limitsOf(state.ringBytes);
     this.#builder = new BatchBuilder(superblocks.identity, endCrc, this.#limits);
-    this.generation = superblocks.identity.generation;
     this.maxRecordBytes = this.#limits.maxRecordBytes;
     this.#writtenLsn = state.endLsn;
     this.#endLsn = state.endLsn;
@@ -123,15 +130,15 @@ export class Log {
   /**
    * Opens a log, which owns the disk then. Returns the batches from `checkpointLsn` on, in order, without payload: see `readPayload`. All of them
    * are durable; what was torn is cut off, durably, before (rule L5). Where it rejects the disk stays the caller's. Throws `corrupt` where something is missing that was durable, or for another
-   * group's log; `unsupported` for a later version; `disk`. `firstLsn`: where the log began, so that its first round is known.
+   * group's log; `unsupported` for a later version; `disk`. `firstLsn`: where the log began, so that its first round is known. `shippedBelow`: see `readLog`.
    */
   static async open(
     disk: Disk,
-    options: { readonly groupId: string; readonly firstLsn?: Lsn },
+    options: { readonly groupId: string; readonly firstLsn?: Lsn; readonly shippedBelow?: Lsn },
     checkpointLsn: Lsn,
     clock: Clock,
   ): Promise<{ log: Log; batches: LogBatch[]; warnings: string[] }> {
-    const recovered = await readLog(disk, options.groupId, checkpointLsn);
+    const recovered = await readLog(disk, options.groupId, checkpointLsn, options.shippedBelow);
     const log = new Log(disk, clock, recovered, options.firstLsn);
     if (log.#allocated) await log.#begin(recovered.durableLsn);
     return { log, batches: recovered.batches, warnings: recovered.warnings };
@@ -144,8 +151,32 @@ export class Log {
     this.#builder.setRun(this.#tail.run);
   }
 
+  /** For `LogReader`. */
+  get ring(): Ring {
+    return this.#ring;
+  }
+
+  /** Whose batches are in it. */
+  get identity(): LogIdentity {
+    return this.#tail.identity;
+  }
+
+  get generation(): number {
+    return this.identity.generation;
+  }
+
   get tailLsn(): Lsn {
     return this.#tail.lsn;
+  }
+
+  /** Checksum of the batch before `tailLsn`. */
+  get tailCrc(): number {
+    return this.#tail.crc;
+  }
+
+  /** Checksum of the batch before `writtenLsn`. */
+  get writtenCrc(): number {
+    return this.#builder.crc;
   }
 
   /** Below it everything is durable. */
@@ -345,6 +376,92 @@ export class Log {
     this.#syncs.wrote();
   }
 
+  /** Whether the ring has room for batches from elsewhere that end at `endLsn`: they leave no reserve, as theirs was kept where they were made. */
+  hasRoomUpTo(endLsn: Lsn): boolean {
+    return this.#hasRoom(endLsn, 0);
+  }
+
+  /**
+   * Writes batches from elsewhere as they are, from `lsn` on, where the end is or what was put before it ends. They are there once `advance` says
+   * so. There is room for them. Rejects with `failure`.
+   */
+  async putRaw(lsn: Lsn, bytes: Buffer): Promise<void> {
+    this.#checkOpen();
+    const endLsn = lsn + bytes.length / LOG_SECTOR_BYTES;
+    assert(lsn >= this.#endLsn && this.hasRoomUpTo(endLsn), 'what is put follows, and has room');
+    // Up to a page, as all that is written.
+    const padded = Buffer.alloc((pageAligned(endLsn) - lsn) * LOG_SECTOR_BYTES);
+    bytes.copy(padded);
+    try {
+      await this.#ring.write(lsn, padded);
+    } catch (error) {
+      throw this.#fail('a write', error);
+    }
+  }
+
+  /** What was put is part of the log up to `endLsn`; `crc` is the checksum of its last batch. */
+  advance(endLsn: Lsn, crc: number): void {
+    this.#endLsn = endLsn;
+    this.#builder.follow(crc);
+    this.#written(endLsn);
+    this.#syncs.startLater();
+  }
+
+  /**
+   * What lies from `lsn` on, where a batch begins, goes: the superblock says so first, then the header there is spoilt (rule L5). `crc`: of the batch
+   * before. Nobody appends meanwhile. Rejects with `failure`.
+   */
+  async cut(lsn: Lsn, crc: number): Promise<void> {
+    assert(lsn >= this.#tail.lsn && lsn <= this.#endLsn, 'it is cut inside');
+    await this.#standStill();
+    this.#beginAt(lsn, crc);
+    await this.#superblockRun.join();
+    try {
+      await spoilHeader(this.#ring, lsn);
+    } catch (error) {
+      throw this.#fail('a write', error);
+    }
+    await this.#syncs.withSuperblock();
+  }
+
+  /**
+   * The log goes on at `lsn`, after a batch with checksum `chain`, as that of `identity`, with nothing in it. Who calls has made durable before that
+   * it is to be so, and carries it through after a crash (`restartDisk`). Nobody appends or reads meanwhile. Rejects with `failure`.
+   */
+  async restart(identity: LogIdentity, lsn: Lsn, chain: number): Promise<void> {
+    await this.#standStill();
+    this.#next = { identity, lsn, chain };
+    await this.#superblockRun.join();
+  }
+
+  /** No sync is under way when it resolves, and none begins by itself. */
+  async #standStill(): Promise<void> {
+    do await this.sync();
+    while (this.#syncs.isUnderWay);
+  }
+
+  #beginAt(lsn: Lsn, crc: number): void {
+    this.#builder.follow(crc);
+    this.#syncs.beginAt(lsn);
+    this.#writtenLsn = lsn;
+    this.#endLsn = lsn;
+    // What it wrote ahead of is not where the log goes on.
+    this.#ahead = undefined;
+  }
+
+  async #restartNow({ identity, lsn, chain }: LogStart): Promise<void> {
+    try {
+      const { superblocks, state } = await restartDisk(this.#disk, identity, lsn, chain, this.capacityBytes);
+      this.#tail = new LogTail(superblocks, this.#ring, state);
+      this.#builder = new BatchBuilder(identity, chain, this.#limits);
+      this.#allocated = state.allocated;
+      this.#beginAt(lsn, chain);
+      this.#builder.setRun(this.#tail.run);
+    } catch (error) {
+      throw this.#fail('a restart', error);
+    }
+  }
+
   /** Everything appended before the call is durable when the promise resolves: one sync for all that wait. Rejects with `failure`. */
   sync(): Promise<void> {
     return this.#syncs.join();
@@ -382,6 +499,12 @@ export class Log {
 
   async #writeSuperblock(): Promise<void> {
     if (this.#failure !== undefined) throw this.#failure;
+    const next = this.#next;
+    this.#next = undefined;
+    if (next !== undefined) {
+      await this.#restartNow(next);
+      return;
+    }
     await this.#tail.prepare(this.#writtenLsn, this.#builder.crc);
     try {
       await this.#tail.write(this.#syncs.durableLsn, () => this.#syncs.withSuperblock());

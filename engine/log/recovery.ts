@@ -3,6 +3,7 @@ import { EngineError } from '../errors.ts';
 import { LOG_SECTOR_BYTES, type Lsn, MIB } from '../units.ts';
 import { limitsOf } from './limits.ts';
 import { HeaderReader, type LogBatch, sectorsOf } from './record.ts';
+import { spoilHeader } from './restart.ts';
 import { PAGE_SECTORS, Ring } from './ring.ts';
 import { durableBeyond, type ScanFrom, type ScanResult, scan } from './scan.ts';
 import { type LogState, Superblocks } from './superblock.ts';
@@ -26,8 +27,16 @@ export interface RecoveredLog {
 /**
  * Reads what a log holds from `checkpointLsn` on, and changes nothing (rule L5). Throws `corrupt` where something is missing that was durable, by
  * what the superblock, the checkpoint or later batches say, or for another group's log; `unsupported` for a later version; `disk`.
+ *
+ * `shippedBelow`: the batches come from another node, and what they say was durable was so there. Here that is known of what the superblock says, and
+ * of what lies below that LSN.
  */
-export async function readLog(disk: Disk, groupId: string, checkpointLsn: Lsn): Promise<RecoveredLog> {
+export async function readLog(
+  disk: Disk,
+  groupId: string,
+  checkpointLsn: Lsn,
+  shippedBelow?: Lsn,
+): Promise<RecoveredLog> {
   // What this process reads may still be in the page cache only, from one that was killed.
   await disk.sync();
   const { superblocks, state, warnings } = await Superblocks.open(disk, groupId);
@@ -39,11 +48,12 @@ export async function readLog(disk: Disk, groupId: string, checkpointLsn: Lsn): 
   const found = state.allocated
     ? await scan(from)
     : { batches: [], endLsn: tailLsn, endCrc: tailCrc, durableLsn: tailLsn, torn: false };
-  await refuse(from, found, state);
+  const knownLsn = Math.max(state.endLsn, checkpointLsn, shippedBelow ?? 0);
+  await refuse(from, found, state, knownLsn, shippedBelow === undefined);
   if (found.torn)
     warnings.push(`the log was torn at LSN ${found.endLsn}, as by a power cut: what follows is dropped`);
   const { batches, endLsn, endCrc } = found;
-  const durableLsn = Math.max(state.endLsn, found.durableLsn);
+  const durableLsn = shippedBelow === undefined ? Math.max(state.endLsn, found.durableLsn) : knownLsn;
   return { superblocks, state: { ...state, endLsn }, durableLsn, endCrc, batches, warnings };
 }
 
@@ -61,12 +71,17 @@ export async function rewriteEnd(ring: Ring, tailLsn: Lsn, durableLsn: Lsn, endL
     await ring.write(lsn, bytes);
     lsn += sectors;
   }
-  await ring.write(endLsn, Buffer.alloc(LOG_SECTOR_BYTES));
+  await spoilHeader(ring, endLsn);
 }
 
 /** Throws `corrupt` unless the log ends, and has its batches, where everything that is known says. */
-async function refuse(from: ScanFrom, found: ScanResult, state: LogState): Promise<void> {
-  const durableLsn = Math.max(state.endLsn, from.wantedLsn);
+async function refuse(
+  from: ScanFrom,
+  found: ScanResult,
+  state: LogState,
+  durableLsn: Lsn,
+  headersTell: boolean,
+): Promise<void> {
   if (found.endLsn < durableLsn) throw gap(found.endLsn, durableLsn);
   const firstLsn = found.batches[0]?.lsn ?? found.endLsn;
   if (firstLsn !== from.wantedLsn)
@@ -74,7 +89,7 @@ async function refuse(from: ScanFrom, found: ScanResult, state: LogState): Promi
       'corrupt',
       `no batch of the log begins at LSN ${from.wantedLsn}, where the group goes on: log and record are not of one time; restore both from one copy`,
     );
-  if (!state.allocated) return;
+  if (!state.allocated || !headersTell) return;
   const { maxUnsyncedSectors, maxBatchBytes } = limitsOf(state.ringBytes);
   const distance = maxUnsyncedSectors + Math.ceil(maxBatchBytes / LOG_SECTOR_BYTES);
   const durable = await durableBeyond(from, found.endLsn, distance);

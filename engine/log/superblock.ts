@@ -63,6 +63,32 @@ export class Superblocks {
   }
 
   /**
+   * As `create`, over whatever the slots hold, for a log that begins anew in its ring: the sequence goes on, and a ring that has its space keeps it.
+   * A crash may leave neither slot intact; who calls comes again then.
+   */
+  static async restart(
+    disk: Disk,
+    identity: LogIdentity,
+    start: Omit<LogState, 'allocated'>,
+  ): Promise<{ superblocks: Superblocks; state: LogState }> {
+    const bytes = Buffer.alloc(LOG_RING_OFFSET_BYTES);
+    await disk.read(bytes, 0, bytes.length, 0);
+    const before: LogSuperblock[] = [];
+    for (let slot = 0; slot < LOG_SLOTS; slot++) {
+      const found = decode(bytes.subarray(slot * LOG_SLOT_BYTES, slot * LOG_SLOT_BYTES + SECTOR_BYTES));
+      if (found !== undefined) before.push(found);
+    }
+    const sequence = Math.max(0, ...before.map((found) => Number(found.sequence))) + 1;
+    const state = { ...start, allocated: before.some((found) => stateOf(found).allocated) };
+    const superblocks = new Superblocks(disk, identity, sequence, 0);
+    const next = superblocks.#encode(state);
+    for (let slot = 0; slot < LOG_SLOTS; slot++)
+      await disk.write(next, 0, LOG_SLOT_BYTES, slot * LOG_SLOT_BYTES);
+    await disk.sync();
+    return { superblocks, state };
+  }
+
+  /**
    * Reads what holds. The disk has been synced. Throws `corrupt` when neither slot is intact or the log is another group's, `unsupported` for
    * a later version.
    */

@@ -53,6 +53,15 @@ export class LogSyncs {
     return this.#durableLsn;
   }
 
+  get isUnderWay(): boolean {
+    return this.#syncing;
+  }
+
+  /** The log ends at `lsn` now, durably. None is under way. */
+  beginAt(lsn: Lsn): void {
+    this.#durableLsn = lsn;
+  }
+
   /** Everything appended before the call is durable when the promise resolves: one sync for all that wait. Rejects with the log's `failure`. */
   join(): Promise<void> {
     return this.#run.join();

@@ -1,6 +1,6 @@
 import { EngineError } from '../errors.ts';
 import { LOG_SECTOR_BYTES, type Lsn } from '../units.ts';
-import { BATCH_HEADER_BYTES, HeaderReader } from './record.ts';
+import { BATCH_HEADER_BYTES, HeaderReader, type LogIdentity } from './record.ts';
 import type { Ring } from './ring.ts';
 import type { LogState, Superblocks } from './superblock.ts';
 
@@ -30,6 +30,15 @@ export class LogTail {
 
   get lsn(): Lsn {
     return this.#lsn;
+  }
+
+  get identity(): LogIdentity {
+    return this.#superblocks.identity;
+  }
+
+  /** Checksum of the batch before it. */
+  get crc(): number {
+    return this.#crc;
   }
 
   /** Sequence of the superblock written last, of which a header has room for the low half. */

@@ -4,7 +4,7 @@
  *   1. payload that is not in memory any more is read back from the ring;
  *   2. regions that a restore still has to bring are materialised (T2);
  *   3. what the unit overwrites is preserved for the newest snapshot, durably (S1);
- *   4. regions are marked: as changed for detached snapshots, and as written;
+ *   4. regions are marked: as changed for detached snapshots and links, and as written;
  *   5. the volumes are written, in their own order;
  *   6. the unit leaves the pending index: readers find it in the volumes from here on.
  */
@@ -56,7 +56,7 @@ async function applyTo(state: GroupState, volume: GroupVolume, pieces: readonly 
   const regions = regionsOf(state, pieces);
   await bringForward(state, volume, regions);
   await preserve(state, volume, regions);
-  for (const snapshot of state.detached) snapshot.noteChanged(volume.index, regions);
+  for (const tracker of state.trackers) tracker.noteChanged(volume.index, regions);
   await writeAll(state, volume, pieces);
 }
 

@@ -105,11 +105,25 @@ export interface RestorePart {
   readonly total: number;
 }
 
+/** A layer's image at its LSN: without what was written through it. */
+export class ImageOf {
+  readonly kind = 'image';
+  readonly id: string;
+  readonly layer: Layer;
+
+  constructor(layer: Layer) {
+    this.id = layer.id;
+    this.layer = layer;
+  }
+}
+
 export class RestoreNode {
   readonly kind = 'restore';
   readonly id: string;
   readonly lsn: Lsn;
   readonly source: Layer | DetachedImage;
+  /** What is read of the source. A secondary's own writes to it are none of the primary's restore (rule K10). */
+  readonly view: Layer | DetachedImage | ImageOf;
   /** By volume; undefined where the volume is not restored. */
   readonly parts: readonly (RestorePart | undefined)[];
   applied = false;
@@ -119,7 +133,9 @@ export class RestoreNode {
     lsn: Lsn,
     source: Layer | DetachedImage,
     parts: readonly (RestorePart | undefined)[],
+    imageOnly = false,
   ) {
+    this.view = imageOnly && source.kind === 'layer' ? new ImageOf(source) : source;
     this.id = id;
     this.lsn = lsn;
     this.source = source;
@@ -150,8 +166,8 @@ export interface Place {
   readonly lsns: readonly Lsn[];
 }
 
-/** Whose view is asked for: the volume's (undefined), or a snapshot's. */
-export type View = Layer | DetachedImage | undefined;
+/** Whose view is asked for: the volume's (undefined), a snapshot's, or its image. */
+export type View = Layer | DetachedImage | ImageOf | undefined;
 
 const NOTHING_OVER: readonly Lsn[] = [];
 /** Of a layer that has left the chain while somebody read: whoever asked for it looks again at what he asked for. */
@@ -199,6 +215,7 @@ export class Chain {
   /** Where `view` finds a region now. Whoever waits meanwhile asks again afterwards (rule S2). */
   locate(volumeIndex: number, region: RegionIndex, view: View): Place {
     if (view === undefined) return this.#through(volumeIndex, region, this.nodes.length, HEAD);
+    if (view.kind === 'image') return this.#image(volumeIndex, region, view.layer);
     if (view.kind === 'detached') {
       const found = view.locate(volumeIndex, region);
       return found instanceof Layer ? this.#image(volumeIndex, region, found) : inStore(found);
@@ -232,7 +249,7 @@ export class Chain {
     for (let index = before - 1; index >= 0; index--) {
       const node = this.nodes[index];
       if (node?.kind !== 'restore' || !node.parts[volumeIndex]?.toCome.has(region)) continue;
-      const source = this.locate(volumeIndex, region, node.source);
+      const source = this.locate(volumeIndex, region, node.view);
       return { store: source.store, lsns: [...source.lsns, node.lsn, raw.lsns[1] ?? 0] };
     }
     return raw;

@@ -6,7 +6,7 @@
  * checkpoint just past it (rule L10), and files that it needs are made before.
  */
 
-import type { Control, RefreshControl, RestoreControl } from '../control-record.ts';
+import type { Control, RefreshControl, RestoreControl, RoundControl } from '../control-record.ts';
 import { assert, EngineError } from '../errors.ts';
 import type { GroupState } from '../group-state.ts';
 import { DurableMap } from '../map/durable-map.ts';
@@ -22,11 +22,14 @@ export type Snapshot = Layer | DetachedSnapshot;
 
 export class ControlEffects {
   readonly #state: GroupState;
+  /** On a secondary a restore reads what its source was on the primary. */
+  readonly #imageOnly: boolean;
   /** A snapshot is gone, or goes on as another one since its refresh: those who serve it are told. */
   onGone: (id: string, successor: string | undefined) => void = () => {};
 
   constructor(state: GroupState) {
     this.#state = state;
+    this.#imageOnly = state.record.replica !== null;
   }
 
   /** All snapshots that have a name, oldest first. */
@@ -66,6 +69,9 @@ export class ControlEffects {
         return;
       case 'restore':
         this.#appendRestore(control, lsn);
+        return;
+      case 'round':
+        this.#addLayer({ ...control, lsn, name: null, local: true });
         return;
       case 'detach':
         return;
@@ -116,13 +122,15 @@ export class ControlEffects {
     const { undo } = control;
     if (undo.replaces !== null) this.#takeName(undo.replaces);
     const undoOf = control.volumes.map((volume) => volume.name);
-    this.#addLayer({ ...undo, lsn, name: UNDO_NAME, local: false, undoOf });
+    // Inside a resync there is no image to go back to (rule K9).
+    if (this.#state.record.replica?.resync == null)
+      this.#addLayer({ ...undo, lsn, name: UNDO_NAME, local: false, undoOf });
     const parts = this.#state.volumes.map((volume): RestorePart | undefined => {
       const map = control.volumes.find((candidate) => candidate.name === volume.name)?.restoration;
       if (map === undefined) return undefined;
       return { toCome: map, durable: undefined, disk: undefined, total: map.count };
     });
-    this.#state.chain.append(new RestoreNode(control.id, lsn, source, parts));
+    this.#state.chain.append(new RestoreNode(control.id, lsn, source, parts, this.#imageOnly));
   }
 
   /**
@@ -143,6 +151,8 @@ export class ControlEffects {
         return await this.#prepareRefresh(control);
       case 'restore':
         return await this.#prepareRestore(control);
+      case 'round':
+        return this.#applyRound(control);
       case 'detach':
         return this.#beginDetach(control.id);
     }
@@ -158,6 +168,18 @@ export class ControlEffects {
       layer.applied = false;
       layer.recordedName = null;
       if (given) this.#state.voided.add(id);
+    };
+  }
+
+  /** What its link lacks below it is marked, and what follows comes through the log (rule K7). */
+  #applyRound(control: RoundControl): () => void {
+    const applied = this.#applyLayer(control.id, null);
+    const link = this.#state.links.find((candidate) => candidate.id === control.linkId);
+    const layer = this.#state.chain.layers.find((candidate) => candidate.id === control.id);
+    const began = layer === undefined ? undefined : link?.beginLog(control.id, layer.lsn);
+    return () => {
+      began?.();
+      applied();
     };
   }
 
@@ -207,17 +229,23 @@ export class ControlEffects {
   }
 
   async #prepareRestore(control: RestoreControl): Promise<() => void> {
-    const { chain, detached, volumes } = this.#state;
+    const { chain, trackers, links, volumes } = this.#state;
+    const hasUndo = chain.layers.some((layer) => layer.id === control.undo.id);
     const restore = chain.restores.find((candidate) => candidate.id === control.id);
     assert(restore !== undefined, 'the record of a restore is applied once');
     for (const volume of volumes) {
       const part = restore.parts[volume.index];
       if (part === undefined) continue;
       await this.#makeMap(restore, part, volume.name);
-      for (const snapshot of detached)
-        for (const run of part.toCome.runs()) snapshot.noteChangedRun(volume.index, run);
+      for (const tracker of trackers)
+        for (const run of part.toCome.runs()) tracker.noteChangedRun(volume.index, run);
     }
-    const undo = this.#applyLayer(control.undo.id, UNDO_NAME);
+    const maps = volumes.map(
+      ({ name }) => control.volumes.find((candidate) => candidate.name === name)?.restoration,
+    );
+    for (const link of links)
+      link.noteRestore(restore.lsn, maps.every((map) => map !== undefined) ? maps : undefined);
+    const undo = hasUndo ? this.#applyLayer(control.undo.id, UNDO_NAME) : () => {};
     const replaced =
       control.undo.replaces === null ? undefined : this.#recordName(control.undo.replaces, null);
     restore.applied = true;

@@ -7,7 +7,7 @@
  */
 import type { Disk } from '../disk/disk.ts';
 import type { DetachedRecord } from '../group-record.ts';
-import type { GroupState, GroupVolume } from '../group-state.ts';
+import type { ChangeTracker, GroupState, GroupVolume } from '../group-state.ts';
 import { DurableMap } from '../map/durable-map.ts';
 import type { RegionMapView, RegionRun } from '../map/region-map.ts';
 import type { Lsn, RegionIndex } from '../units.ts';
@@ -37,7 +37,7 @@ export interface Refresh {
   applied: boolean;
 }
 
-export class DetachedSnapshot implements DetachedImage {
+export class DetachedSnapshot implements DetachedImage, ChangeTracker {
   readonly kind = 'detached';
   readonly id: string;
   name: string | null;
@@ -143,7 +143,7 @@ export function detachedMapName(
 }
 
 /** Flushes a map whose marks are all written again at the next try, when this one fails (rule L6). */
-async function flushMap({ disk, map }: MapOnDisk): Promise<void> {
+export async function flushMap({ disk, map }: MapOnDisk): Promise<void> {
   try {
     await map.flush();
   } catch (error) {

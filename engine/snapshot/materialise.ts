@@ -54,7 +54,7 @@ async function bring(
   volume: GroupVolume,
   region: RegionIndex,
 ): Promise<void> {
-  const content = await readRegion(state, volume, restore.source, region);
+  const content = await readRegion(state, volume, restore.view, region);
   const offsetBytes = region * state.regionBytes;
   volume.unsynced = true;
   if (isZero(content)) {

@@ -170,3 +170,18 @@ export function pathArgument(text: string): string {
   if (text === '') throw new InvalidArgumentError('it is empty.');
   return resolve(text);
 }
+
+const SECONDS_IN: Readonly<Record<string, number>> = { '': 1, s: 1, m: 60, h: 3600, d: 86_400 };
+
+/** A time in whole seconds, or with a unit: `90`, `90s`, `15m`, `2h`, `1d`. */
+export function secondsArgument(text: string): number {
+  const [, count, unit = ''] = /^(\d{1,9})([smhd]?)$/.exec(text) ?? [];
+  const factor = SECONDS_IN[unit];
+  if (count === undefined || factor === undefined)
+    throw new InvalidArgumentError('write seconds, or a number with a unit: 90s, 15m, 2h, 1d.');
+  return Number(count) * factor;
+}
+
+export function linkNameArgument(text: string): string {
+  return usage(() => nameOf('link', text));
+}

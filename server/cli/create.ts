@@ -6,6 +6,7 @@ import { formatSize } from '../sizes.ts';
 import {
   groupArgument,
   pathArgument,
+  secondsArgument,
   sizeArgument,
   type VolumeArgument,
   volumeArgument,
@@ -18,6 +19,8 @@ interface CreateFlags extends NodeFlags {
   readonly logSize?: number;
   readonly log?: string;
   readonly onDiskFull?: 'hold' | 'give-up';
+  readonly replica?: boolean;
+  readonly applyDelay?: number;
 }
 
 export function addCreate(program: Command, output: Output): void {
@@ -46,8 +49,16 @@ export function addCreate(program: Command, output: Output): void {
         '--on-disk-full <policy>',
         'hold the writers, or give up the oldest snapshots (default: hold)',
       ).choices(['hold', 'give-up']),
+    )
+    .option('--replica', 'it takes writes from a primary only: see link add')
+    .option(
+      '--apply-delay <time>',
+      'of a replica: applied so long after it came, such as 90s, 15m or 2h',
+      secondsArgument,
     );
   withNodeFlags(command).action(async (name: string, flags: CreateFlags) => {
+    if (flags.applyDelay !== undefined && flags.replica !== true)
+      command.error('--apply-delay goes with --replica');
     refuseWrongSpec(command, name, flags);
     await withNode(flags, async (client) => {
       const group = await client.createGroup({
@@ -57,6 +68,7 @@ export function addCreate(program: Command, output: Output): void {
         ...(flags.logSize === undefined ? {} : { logSize: flags.logSize }),
         ...(flags.log === undefined ? {} : { logFile: flags.log }),
         ...(flags.onDiskFull === undefined ? {} : { onDiskFull: flags.onDiskFull }),
+        ...(flags.replica === true ? { replica: { applyDelaySeconds: flags.applyDelay ?? 0 } } : {}),
       });
       for (const volume of group.volumes) {
         output.line(

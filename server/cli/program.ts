@@ -13,7 +13,9 @@ import { addDiff } from './diff.ts';
 import { addDoctor } from './doctor.ts';
 import { addEvents } from './events.ts';
 import { DONE, REFUSED, WRONG_USAGE } from './exit-status.ts';
+import { addFreeze } from './freeze.ts';
 import { addImport } from './import.ts';
+import { addLink } from './link.ts';
 import { addRestore } from './restore.ts';
 import { addServe } from './serve.ts';
 import { type Output, standardOutput } from './session.ts';
@@ -70,6 +72,8 @@ function buildProgram(streams: CliStreams, finish: Finish): Command {
     addStatus,
     addSnapshot,
     addRestore,
+    addLink,
+    addFreeze,
     addDiff,
     addImport,
     addAttach,

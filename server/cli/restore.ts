@@ -64,5 +64,9 @@ export function formatPlan(group: string, plan: RestorePlanView): string {
     formatSize(bytes),
   ]);
   rows.push(['total', String(plan.regions), formatSize(plan.bytes)]);
-  return `restoring ${group}@${plan.snapshot} would copy:\n${formatTable(COLUMNS, rows)}`;
+  const links = plan.links.map(({ link, path, bytes, note }) => {
+    const more = note === null ? '' : `; ${note}`;
+    return `\nlink ${link}: ${path}, ${formatSize(bytes)} would travel${more}`;
+  });
+  return `restoring ${group}@${plan.snapshot} would copy:\n${formatTable(COLUMNS, rows)}${links.join('')}`;
 }

@@ -5,6 +5,7 @@ import type { GroupStatus, NodeStatus, VolumeStatus } from '../control/schemas.t
 import { formatSize } from '../sizes.ts';
 import { groupArgument } from './arguments.ts';
 import { formatProgress } from './follow.ts';
+import { formatLinks, formatReplica } from './link-tables.ts';
 import { type NodeFlags, type Output, withNode, withNodeFlags } from './session.ts';
 import { formatSnapshots } from './snapshot.ts';
 import { type Column, formatTable } from './table.ts';
@@ -102,6 +103,8 @@ function formatGroup(group: GroupStatus): string {
     );
   }
   lines.push(...group.operations.map((operation) => `group ${group.name}: ${formatProgress(operation)}`));
+  if (group.replica !== null) lines.push(formatReplica(group.name, group.replica));
+  if (group.links.length > 0) lines.push(formatLinks(group.name, group.links));
   if (group.snapshots.length > 0) lines.push(formatSnapshots(group.name, group.snapshots));
   return lines.join('\n');
 }
@@ -141,7 +144,10 @@ const SESSION_COLUMNS: readonly Column[] = [
 function formatSessions(status: NodeStatus): string {
   const rows = status.sessions.map((session) => [
     String(session.id),
-    session.exportName + (session.readOnly ? ' (read-only)' : '') + (session.kernelDevice ? ' (device)' : ''),
+    session.exportName +
+      (session.readOnly ? ' (read-only)' : '') +
+      (session.kernelDevice ? ' (device)' : '') +
+      (session.link === null ? '' : ` (link ${session.link})`),
     session.peer,
     session.since,
     formatSize(session.bytesRead),

@@ -10,6 +10,7 @@ import type { Logger } from '../logger.ts';
 import { describeShapeError } from '../shape-errors.ts';
 import { answerClientError } from './client-error.ts';
 import { streamEvents, streamStart } from './event-stream.ts';
+import { addLinkRoutes } from './link-routes.ts';
 import type { NodeControl } from './node-control.ts';
 import { refusalOf } from './refusal.ts';
 import { type Api, ERRORS, NOTHING } from './routes.ts';
@@ -91,6 +92,7 @@ export async function buildApi(
   );
   addGroupRoutes(api, node);
   addSnapshotRoutes(api, node);
+  addLinkRoutes(api, node);
   addDeviceRoutes(api, node);
   const streams = new Set<ServerResponse>();
   addObservationRoutes(api, node, streams);

@@ -5,6 +5,7 @@ import { text } from 'node:stream/consumers';
 import { createParser, type EventSourceMessage } from 'eventsource-parser';
 import { errnoOf } from '../../engine/errors.ts';
 import { checkSocketPath } from '../unix-socket.ts';
+import type { LinkRequest, LinkSetRequest, LinkStatus } from './link-schemas.ts';
 import type {
   AttachRequest,
   DeviceView,
@@ -131,6 +132,34 @@ export class ControlClient {
     return this.#json<ChangesPage>('GET', `${volumeOf(group, volume)}/changes?${query}`);
   }
 
+  async links(group: string): Promise<readonly LinkStatus[]> {
+    return (await this.#json<{ links: LinkStatus[] }>('GET', linksOf(group))).links;
+  }
+
+  addLink(group: string, request: LinkRequest): Promise<LinkStatus> {
+    return this.#json<LinkStatus>('POST', linksOf(group), request);
+  }
+
+  setLink(group: string, link: string, request: LinkSetRequest): Promise<LinkStatus> {
+    return this.#json<LinkStatus>('POST', `${linksOf(group, link)}/set`, request);
+  }
+
+  async removeLink(group: string, link: string): Promise<void> {
+    await this.#send('DELETE', linksOf(group, link));
+  }
+
+  steerLink(group: string, link: string, what: 'pause' | 'resume' | 'detach'): Promise<LinkStatus> {
+    return this.#json<LinkStatus>('POST', `${linksOf(group, link)}/${what}`);
+  }
+
+  freeze(group: string): Promise<GroupStatus> {
+    return this.#json<GroupStatus>('POST', `/v1/groups/${encodeURIComponent(group)}/freeze`);
+  }
+
+  thaw(group: string): Promise<GroupStatus> {
+    return this.#json<GroupStatus>('POST', `/v1/groups/${encodeURIComponent(group)}/thaw`);
+  }
+
   import(group: string, volume: string, request: ImportRequest): Promise<OperationStatus> {
     return this.#json<OperationStatus>('POST', `${volumeOf(group, volume)}/import`, request);
   }
@@ -229,6 +258,11 @@ export class ControlClient {
 function snapshotsOf(group: string, snapshot?: string): string {
   const all = `/v1/groups/${encodeURIComponent(group)}/snapshots`;
   return snapshot === undefined ? all : `${all}/${encodeURIComponent(snapshot)}`;
+}
+
+function linksOf(group: string, link?: string): string {
+  const all = `/v1/groups/${encodeURIComponent(group)}/links`;
+  return link === undefined ? all : `${all}/${encodeURIComponent(link)}`;
 }
 
 function volumeOf(group: string, volume: string): string {

@@ -1,4 +1,5 @@
 import type { EventLog } from '../events.ts';
+import type { LinkRequest, LinkSetRequest, LinkStatus } from './link-schemas.ts';
 import type { AttachRequest, DeviceView, GroupRequest, GroupStatus, NodeStatus } from './schemas.ts';
 import type {
   ChangesPage,
@@ -16,6 +17,7 @@ import type {
 export interface NodeControl {
   readonly events: EventLog;
   readonly snapshots: SnapshotControl;
+  readonly links: LinkAdministration;
   status(): NodeStatus;
   /** Throws `not-found`. */
   groupStatus(name: string): GroupStatus;
@@ -52,4 +54,16 @@ export interface SnapshotControl {
   operations(group: string): OperationStatus[];
   /** Throws `not-found` for one that this run of the node did not begin, once it is over. */
   operation(group: string, id: string): OperationStatus;
+}
+
+/** Links of primaries, and what a secondary applies. */
+export interface LinkAdministration {
+  list(group: string): LinkStatus[];
+  add(group: string, request: LinkRequest): Promise<LinkStatus>;
+  set(group: string, link: string, request: LinkSetRequest): Promise<LinkStatus>;
+  remove(group: string, link: string): Promise<void>;
+  steer(group: string, link: string, what: 'pause' | 'resume' | 'detach'): Promise<LinkStatus>;
+  /** Throws `invalid` for a primary. */
+  freeze(group: string): Promise<void>;
+  thaw(group: string): Promise<void>;
 }

@@ -5,6 +5,7 @@
 import { type Static, Type } from 'typebox';
 import { MAX_VOLUMES_PER_GROUP } from '../../engine/group-spec.ts';
 import { MAX_DEVICE_CONNECTIONS } from '../kernel/device-limits.ts';
+import { LinkStatus, ReplicaStatus } from './link-schemas.ts';
 import { Count, nullable } from './shapes.ts';
 import { LogStatus, OperationStatus, SnapshotStatus } from './snapshot-schemas.ts';
 
@@ -60,7 +61,8 @@ export const GroupStatus = Type.Object({
   volumes: Type.Array(VolumeStatus),
   snapshots: Type.Array(SnapshotStatus, { description: 'oldest first' }),
   operations: Type.Array(OperationStatus),
-  links: Type.Array(Type.Unknown()),
+  links: Type.Array(LinkStatus),
+  replica: nullable(ReplicaStatus),
 });
 export type GroupStatus = Static<typeof GroupStatus>;
 
@@ -71,6 +73,9 @@ export const SessionView = Type.Object({
   since: Type.String(),
   readOnly: Type.Boolean(),
   kernelDevice: Type.Boolean({ description: 'it is a kernel device of this node' }),
+  link: nullable(
+    Type.String({ description: 'of another node: the link that it belongs to, empty until that is known' }),
+  ),
   bytesRead: Count,
   bytesWritten: Count,
   requests: Count,
@@ -122,6 +127,12 @@ export const GroupRequest = Type.Object(
       Type.Union([Type.Literal('hold'), Type.Literal('give-up')], {
         description: 'hold the writers (default), or give up the oldest snapshots',
       }),
+    ),
+    replica: Type.Optional(
+      Type.Object(
+        { applyDelaySeconds: Type.Optional(Count) },
+        { additionalProperties: false, description: 'it takes writes from a primary only' },
+      ),
     ),
     /** How many it may be is said by the engine, in better words than a schema's. */
     volumes: Type.Array(VolumeRequest, { description: `from 1 to ${MAX_VOLUMES_PER_GROUP}` }),

@@ -1,5 +1,6 @@
 /** The shapes of the control API that have to do with snapshots, restores and other long work. Sizes are in bytes, times ISO 8601 in UTC. */
 import { type Static, Type } from 'typebox';
+import { LinkForecastView } from './link-schemas.ts';
 import { Count, ErrorBody, Name, nullable } from './shapes.ts';
 
 export const LogStatus = Type.Object({
@@ -63,6 +64,7 @@ export const RestorePlanView = Type.Object({
   volumes: Type.Array(Type.Object({ name: Type.String(), regions: Count, bytes: Count })),
   regions: Count,
   bytes: Type.Integer({ minimum: 0, description: 'what would be copied in the background' }),
+  links: Type.Array(LinkForecastView, { description: 'what it would do on each link' }),
 });
 export type RestorePlanView = Static<typeof RestorePlanView>;
 

@@ -11,8 +11,10 @@ import {
   GROUP_RECORD_FILE_BYTES,
   type GroupRecord,
   GroupRecordFile,
+  type LinkRecord,
   MAX_BASE_RECORD_BYTES,
   MAX_RECORDED_NODES,
+  type ReplicaRecord,
   type SnapshotRecord,
 } from '../../engine/group-record.ts';
 import { decodeRecord, encodeRecord } from '../../engine/group-record-codec.ts';
@@ -53,6 +55,20 @@ const detached: DetachedRecord = {
   stores: base.volumes.map(({ name }) => name),
   written: [],
 };
+const link: LinkRecord = {
+  id: id(401),
+  name: 'paris',
+  uri: 'nbd://paris/g',
+  mode: 'sync',
+  onLost: 'block',
+  onFull: 'dcm',
+  limitBytes: 0,
+  limitSeconds: 60,
+  rateBytesPerSecond: 1e8,
+  wanted: 'active',
+  position: { baseLsn: 5, logLsn: 2 ** 53 - 6 },
+  peerId: id(403),
+};
 const record: GroupRecord = {
   ...base,
   log: { sizeBytes: 262144, file: '/dev/log' },
@@ -65,11 +81,28 @@ const record: GroupRecord = {
     snapshot,
   ],
   voided: [id(200)],
-  detached: [{ ...detached, undoOf: ['v3'] }, { ...detached, name: null, refresh: { layerId: id(302), id: id(303) } }],
+  detached: [
+    { ...detached, undoOf: ['v3'] },
+    { ...detached, name: null, refresh: { layerId: id(302), id: id(303) } },
+  ],
+  memberId: id(400),
+  links: [link, { ...link, id: id(402), position: { baseLsn: 3, logLsn: null }, peerId: null }],
+  replica: null,
+};
+const replica: ReplicaRecord = {
+  upstream: { linkId: id(401), linkName: 'paris', memberId: id(400) },
+  horizonLsn: 2 ** 53 - 5,
+  resync: { guardId: id(404) },
+  needs: { version: 2, volumes: ['v0', 'v39'] },
+  restart: { lsn: 9, chain: 2 ** 32 - 1, groupId: id(0), generation: record.generation },
+  frozen: true,
+  applyDelaySeconds: 900,
 };
 
 t.test('a record comes back as it went', async (t) => {
-  t.same(decodeRecord(encodeRecord(record).toString(), 2), record);
+  t.same(decodeRecord(encodeRecord(record).toString(), 3), record);
+  const secondary: GroupRecord = { ...record, role: 'secondary', replica };
+  t.same(decodeRecord(encodeRecord(secondary).toString(), 3), secondary);
   const folder = new MemoryFolder(new Random(1));
   const file = await GroupRecordFile.open(await folder.create('r', GROUP_RECORD_FILE_BYTES));
   t.equal(file.record, undefined);
@@ -81,16 +114,19 @@ t.test('a record comes back as it went', async (t) => {
   t.throws(() => encodeRecord({ ...record, nodes: [{ ...snapshot, stores: ['none'] }] }), /bug/);
 });
 
+const MAY_BE_NULL = ['logLsn', 'peerId', 'upstream', 'resync', 'restart', 'guardId'];
+
 t.test('what no version writes is refused, field by field', (t) => {
   const good = JSON.parse(encodeRecord(record).toString());
+  const secondary = JSON.parse(encodeRecord({ ...record, role: 'secondary', replica }).toString());
   const wrong: unknown[] = [undefined, null, -1, 1.5, '', 'x', [], {}, [1], true, 2 ** 60];
   const refused = (json: unknown, what: string): void => {
-    t.throws(() => decodeRecord(JSON.stringify(json) ?? '', 2), { code: 'corrupt' }, what);
+    t.throws(() => decodeRecord(JSON.stringify(json) ?? '', 3), { code: 'corrupt' }, what);
   };
   let tried = 0;
   /** Puts something of another type in the place of each field, and one too many beside it. */
   const each = (value: object, path: string, whole: unknown): void => {
-    refused0(
+    alsoRefused(
       () => Object.assign(value, { extra: 1 }),
       () => Reflect.deleteProperty(value, 'extra'),
       path,
@@ -104,6 +140,7 @@ t.test('what no version writes is refused, field by field', (t) => {
         )
           continue;
         if (bad === undefined && ['file', 'undoOf', 'refresh'].includes(key)) continue;
+        if (bad === null && MAY_BE_NULL.includes(key)) continue;
         if (key === 'name' && (bad === null || typeof bad === 'string')) continue;
         tried++;
         Reflect.set(value, key, bad);
@@ -115,14 +152,17 @@ t.test('what no version writes is refused, field by field', (t) => {
       } else if (typeof old === 'object' && old !== null) each(old, `${path}.${key}`, whole);
     }
   };
-  const refused0 = (change: () => void, back: () => void, what: string): void => {
+  let current: unknown = good;
+  const alsoRefused = (change: () => void, back: () => void, what: string): void => {
     change();
-    refused(good, `one field too many in ${what}`);
+    refused(current, `one field too many in ${what}`);
     back();
   };
   each(good, 'record', good);
+  current = secondary;
+  each(secondary, 'record', secondary);
   t.ok(tried > 300, `${tried} tried`);
-  t.doesNotThrow(() => decodeRecord(JSON.stringify(good), 2), 'and it was the field alone');
+  t.doesNotThrow(() => decodeRecord(JSON.stringify(good), 3), 'and it was the field alone');
   for (const [key, bad] of [
     ['id', 'not-a-uuid'],
     ['state', 'ruined'],
@@ -135,7 +175,9 @@ t.test('what no version writes is refused, field by field', (t) => {
     ['nodes', [{ ...good.nodes[2], kind: 'restore' }]],
   ] as const)
     refused({ ...good, [key]: bad }, `${key}: ${JSON.stringify(bad).slice(0, 60)}`);
-  t.throws(() => decodeRecord('{', 2), { code: 'corrupt', message: /no JSON/ });
+  refused({ ...good, role: 'secondary' }, 'a secondary that keeps nothing as one');
+  refused({ ...secondary, role: 'primary' }, 'a primary that is fed');
+  t.throws(() => decodeRecord('{', 3), { code: 'corrupt', message: /no JSON/ });
   t.throws(() => decodeRecord(JSON.stringify(good), 1), { code: 'corrupt', message: /version 1/ });
   t.end();
 });
@@ -175,6 +217,9 @@ t.test('a record of version 1 is read as one of a group without log and snapshot
     nodes: [],
     voided: [],
     detached: [],
+    memberId: base.id,
+    links: [],
+    replica: null,
   });
   for (const slot of [1, 2]) {
     await file.write(record);
@@ -189,12 +234,19 @@ t.test('a record of version 1 is read as one of a group without log and snapshot
   t.equal((await GroupRecordFile.open(await folder.open('r'))).outdated, false);
 });
 
+t.test('a record of version 2 is read as one of a group that is alone', (t) => {
+  const { memberId: _, links: __, replica: ___, ...old } = JSON.parse(encodeRecord(record).toString());
+  const read = decodeRecord(JSON.stringify(old), 2);
+  t.same(read, { ...record, memberId: record.id, links: [], replica: null });
+  t.end();
+});
+
 t.test('a later version is refused', async (t) => {
   const folder = new MemoryFolder(new Random(2));
   const disk = await folder.create('r', GROUP_RECORD_FILE_BYTES);
-  const later = version1Slot(4n, base, 3);
+  const later = version1Slot(4n, base, 4);
   await disk.write(later, 0, later.length, 0);
-  await t.rejects(GroupRecordFile.open(disk), { code: 'unsupported', message: /version 3/ });
+  await t.rejects(GroupRecordFile.open(disk), { code: 'unsupported', message: /version 4/ });
 });
 
 t.test('the record survives a torn write: the one before it holds', async (t) => {

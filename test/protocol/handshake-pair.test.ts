@@ -151,3 +151,52 @@ t.test('an export that is not there', async (t) => {
   t.strictSame(client, { kind: 'more' }, 'the closed connection is the only answer');
   t.match(server, { kind: 'close', reason: /there is no export "no"/ });
 });
+
+t.test('an export that is opened by the answer to a challenge', async (t) => {
+  const closed = exportInfo('shop/safe', {
+    contexts: ['tidemark:challenge:abc', 'base:allocation'],
+    refusal: 'say the word',
+  });
+  const open = exportInfo('shop/safe?abc', { sizeBytes: 512 });
+  const directory = directoryOf(closed, open);
+  const told: (readonly string[])[] = [];
+  const challenge = {
+    query: 'tidemark:challenge:',
+    answer: (contexts: readonly string[]) => {
+      told.push(contexts);
+      return contexts[0]?.replace('tidemark:challenge:', 'shop/safe?');
+    },
+  };
+  for (let seed = 0; seed < SEEDS; seed++) {
+    const random = new Random(seed);
+    const extendedHeaders = random.below(2) === 0;
+    const wants = {
+      structuredReplies: false,
+      extendedHeaders,
+      contexts: random.below(2) === 0 ? [] : ['base:allocation'],
+    };
+    const asked = { exportName: 'shop/safe', wants, mode: 'go', challenge } as const;
+    const { client, server } = talk(directory, asked, random);
+    t.match(client, { kind: 'transmission', session: { export: { name: 'shop/safe?abc', sizeBytes: 512 } } });
+    t.equal(server.kind, 'transmission');
+    t.strictSame(told.pop(), ['tidemark:challenge:abc'], 'nothing else is told');
+    if (client.kind === 'transmission')
+      t.strictSame(
+        client.session.contexts.map(({ name }) => name),
+        wants.contexts,
+      );
+
+    for (const mode of ['go', 'info'] as const) {
+      const { client: refused } = talk(directory, { exportName: 'shop/safe', wants, mode }, random);
+      t.match(refused, { kind: 'failed', reason: /say the word.*NBD_REP_ERR_POLICY/ }, mode);
+    }
+    t.match(talk(directory, { exportName: 'shop/safe', wants, mode: 'export-name' }, random), {
+      client: { kind: 'more' },
+      server: { kind: 'close', reason: /say the word/ },
+    });
+    const other = { ...asked, exportName: 'shop/safe?abc' };
+    t.match(talk(directory, other, random).client, { kind: 'failed', reason: /does not answer/ });
+    const none = { ...asked, exportName: 'shop/none' };
+    t.match(talk(directory, none, random).client, { kind: 'failed', reason: /NBD_REP_ERR_UNKNOWN/ });
+  }
+});

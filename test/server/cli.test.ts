@@ -50,6 +50,7 @@ t.test('the life of a group, as typed', async (t) => {
       snapshots: [],
       operations: [],
       links: [],
+      replica: null,
     },
   ]);
   t.match(await tidemark('delete', 'g', ...on), {
@@ -286,6 +287,7 @@ t.test('what failed stands out in the status', async (t) => {
     snapshots: [],
     operations: [],
     links: [],
+    replica: null,
   };
   const volume = {
     name: 'v',

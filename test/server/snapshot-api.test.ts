@@ -59,6 +59,7 @@ t.test('a restore answers with its plan, its undo and an operation to follow', a
     volumes: [{ name: 'w', regions: 2, bytes: 2 * FAKE_REGION_BYTES }],
     regions: 2,
     bytes: 2 * FAKE_REGION_BYTES,
+    links: [],
   });
   t.notOk(
     group.calls.some((call) => call.startsWith('restore')),

@@ -93,7 +93,8 @@ function simulate({ folder, mutant, seed, runs, untilMs }: Search): Promise<Foun
   const prefer = mutant.prefer === undefined ? [] : ['--prefer', JSON.stringify(mutant.prefer)];
   const minutes = Math.min(2 ** 20, Math.max(0.01, (untilMs - Date.now()) / MS_PER_MINUTE));
   const bounds = ['--runs', String(runs), '--minutes', String(minutes), '--shrink', '0'];
-  const settings = ['--seed', String(seed), ...bounds, ...ops, ...prefer];
+  const which = mutant.cluster === true ? ['--cluster'] : [];
+  const settings = ['--seed', String(seed), ...bounds, ...ops, ...prefer, ...which];
   const child = spawn(process.execPath, [run, ...settings], { stdio: ['ignore', 'pipe', 'inherit'] });
   let said = '';
   child.stdout.setEncoding('utf8');

@@ -12,13 +12,34 @@ export interface Outcome {
   readonly trace: readonly string[];
 }
 
-/** What the engine leaves to chance (names, marks of an opening) has to be the same in the same run: see `determine`. */
-export async function runPlan(plan: Plan, verbose = false): Promise<Outcome> {
-  determine(plan.seed);
-  resetArena();
+/** A world that is made, and has not begun. */
+export interface Run {
+  run(): Promise<void>;
+  /** Something that does not hold. */
+  report(error: unknown): void;
+  throwIfWrong(): void;
+  steps(): number;
+  trace(): readonly string[];
+}
+
+export function runPlan(plan: Plan, verbose = false): Promise<Outcome> {
   const world = new World(plan, verbose);
+  const { machine } = world;
+  return outcomeOf(plan.seed, {
+    run: () => world.run(),
+    report: (error) => machine.report(error),
+    throwIfWrong: () => machine.throwIfWrong(),
+    steps: () => machine.scheduler.steps,
+    trace: () => machine.trace ?? [],
+  });
+}
+
+/** What the engine leaves to chance (names, marks of an opening) has to be the same in the same run: see `determine`. */
+export async function outcomeOf(seed: number, world: Run): Promise<Outcome> {
+  determine(seed);
+  resetArena();
   // A promise that fails unheard is a bug of the engine like any other.
-  const unheard = (error: unknown): void => world.machine.report(error);
+  const unheard = (error: unknown): void => world.report(error);
   process.on('unhandledRejection', unheard);
   let violation: Outcome['violation'];
   try {
@@ -27,7 +48,7 @@ export async function runPlan(plan: Plan, verbose = false): Promise<Outcome> {
     await new Promise((resolve) => {
       setImmediate(resolve);
     });
-    world.machine.throwIfWrong();
+    world.throwIfWrong();
   } catch (error) {
     violation = describe(error);
     await new Promise((resolve) => {
@@ -36,7 +57,7 @@ export async function runPlan(plan: Plan, verbose = false): Promise<Outcome> {
   } finally {
     process.off('unhandledRejection', unheard);
   }
-  return { violation, steps: world.machine.scheduler.steps, trace: world.machine.trace ?? [] };
+  return { violation, steps: world.steps(), trace: world.trace() };
 }
 
 function describe(error: unknown): { invariant: string; message: string } {

@@ -1,6 +1,6 @@
 /**
  * `npm run simulate -- [--seed N] [--runs N] [--steps N] [--minutes M] [--ops a,b] [--jobs N] [--shrink SECONDS] [--tally] [--verbose]`, or
- * `-- --plan FILE [--verbose]` for one that was kept.
+ * `-- --plan FILE [--verbose]` for one that was kept. With `--cluster` it is a primary and its secondaries, else one node.
  *
  * Runs seeds N, N+1, … and stops at the first violation: prints its seed, what was drawn, and the shortest run found that shows it. With `--tally` it
  * goes on, and ends with a list of what was found, each kind once.
@@ -9,11 +9,9 @@ import { fork } from 'node:child_process';
 import { readFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
-import { ALL_OPERATIONS, generate, type Preferences } from './generate.ts';
-import type { OperationName, Plan } from './plan.ts';
-import { type Outcome, runPlan } from './run-plan.ts';
+import { type AnyPlan, type Game, oneNode, severalNodes } from './game.ts';
+import type { Outcome } from './run-plan.ts';
 import { shrink } from './shrink.ts';
-import { supportedOperations } from './world.ts';
 
 const MS_PER_MINUTE = 60_000;
 /** Operations of a run at most, unless told otherwise. */
@@ -30,8 +28,9 @@ interface Settings {
   readonly jobs: number;
   readonly stride: number;
   readonly shrinkSeconds: number;
-  readonly operations: readonly OperationName[];
-  readonly prefer: Preferences;
+  readonly cluster: boolean;
+  readonly operations: readonly string[];
+  readonly prefer: object;
   readonly tally: boolean;
   readonly verbose: boolean;
   readonly plan: string | undefined;
@@ -49,6 +48,7 @@ function settings(): Settings {
       shrink: { type: 'string' },
       ops: { type: 'string' },
       prefer: { type: 'string' },
+      cluster: { type: 'boolean' },
       plan: { type: 'string' },
       tally: { type: 'boolean' },
       verbose: { type: 'boolean' },
@@ -59,10 +59,12 @@ function settings(): Settings {
     if (Number.isFinite(value)) return value;
     throw new Error(`${text} is no number`);
   };
+  const cluster = values.cluster ?? false;
+  const { operations } = cluster ? severalNodes : oneNode;
   const asked = values.ops?.split(',');
-  const unknown = asked?.find((name) => !ALL_OPERATIONS.some((known) => known === name));
+  const unknown = asked?.find((name) => !operations.includes(name));
   if (unknown !== undefined)
-    throw new Error(`there is no operation ${unknown}; there are ${ALL_OPERATIONS.join(', ')}`);
+    throw new Error(`there is no operation ${unknown}; there are ${operations.join(', ')}`);
   return {
     seed: number(values.seed, Math.floor(Math.random() * 2 ** 31)),
     runs: number(values.runs, values.minutes === undefined ? 1000 : 2 ** 40),
@@ -71,30 +73,36 @@ function settings(): Settings {
     jobs: number(values.jobs, 1),
     stride: number(values.stride, 1),
     shrinkSeconds: number(values.shrink, 60),
-    operations: supportedOperations(ALL_OPERATIONS).filter((name) => asked?.includes(name) ?? true),
-    prefer: JSON.parse(values.prefer ?? '{}') as Preferences,
+    cluster,
+    operations: operations.filter((name) => asked?.includes(name) ?? true),
+    prefer: JSON.parse(values.prefer ?? '{}') as object,
     tally: values.tally ?? false,
     verbose: values.verbose ?? false,
     plan: values.plan,
   };
 }
 
-function showOperations(plan: Plan): string {
+function showOperations(plan: AnyPlan): string {
   return plan.operations.map((operation, index) => `  ${index}: ${JSON.stringify(operation)}`).join('\n');
 }
 
-async function showViolation(plan: Plan, outcome: Outcome, options: Settings): Promise<void> {
+async function showViolation<P extends AnyPlan>(
+  game: Game<P>,
+  plan: P,
+  outcome: Outcome,
+  options: Settings,
+): Promise<void> {
   const { violation } = outcome;
   if (violation === undefined) return;
   const { operations: _, ...drawn } = plan;
   console.log(`\nVIOLATION of invariant ${violation.invariant}\n  ${violation.message}`);
   console.log(
-    `seed ${plan.seed} (--seed ${plan.seed} --runs 1 --steps ${options.steps}), drawn: ${JSON.stringify(drawn)}`,
+    `seed ${plan.seed} (--seed ${plan.seed} --runs 1 --steps ${options.steps}${options.cluster ? ' --cluster' : ''}), drawn: ${JSON.stringify(drawn)}`,
   );
   console.log(showOperations(plan));
   if (options.shrinkSeconds <= 0) return;
-  const shrunk = await shrink(plan, violation.invariant, options.shrinkSeconds * 1000);
-  const last = await runPlan(shrunk.plan, true);
+  const shrunk = await shrink(game, plan, violation.invariant, options.shrinkSeconds * 1000);
+  const last = await game.run(shrunk.plan, true);
   console.log(`\nthe shortest run found, after ${shrunk.runs} more:`);
   console.log(showOperations(shrunk.plan));
   console.log(last.trace.join('\n'));
@@ -125,7 +133,7 @@ class Tally {
 }
 
 /** Runs seeds until one fails or the time is over. Returns how many were run, and whether all held. */
-async function runSeeds(options: Settings): Promise<boolean> {
+async function runSeeds<P extends AnyPlan>(game: Game<P>, options: Settings): Promise<boolean> {
   const startedMs = Date.now();
   const untilMs = startedMs + options.minutes * MS_PER_MINUTE;
   let reportMs = startedMs + REPORT_MS;
@@ -134,19 +142,19 @@ async function runSeeds(options: Settings): Promise<boolean> {
   const tally = new Tally();
   const rate = (): string => `${((runs * 1000) / Math.max(1, Date.now() - startedMs)).toFixed(0)} runs/s`;
   for (; runs < options.runs && Date.now() < untilMs; runs++) {
-    const plan = generate(
+    const plan = game.generate(
       options.seed + runs * options.stride,
       options.operations,
       options.steps,
       options.prefer,
     );
-    const outcome = await runPlan(plan, options.verbose);
+    const outcome = await game.run(plan, options.verbose);
     steps += outcome.steps;
     if (options.verbose) console.log(outcome.trace.join('\n'));
     if (outcome.violation !== undefined && options.tally) tally.add(plan.seed, outcome.violation);
     else if (outcome.violation !== undefined) {
       console.log(`after ${runs + 1} runs, ${rate()}`);
-      await showViolation(plan, outcome, options);
+      await showViolation(game, plan, outcome, options);
       return false;
     }
     if (Date.now() < reportMs) continue;
@@ -179,7 +187,8 @@ async function runJobs(options: Settings): Promise<boolean> {
     const same = ['--steps', String(options.steps), '--minutes', String(options.minutes)];
     const rest = ['--shrink', String(options.shrinkSeconds), '--ops', options.operations.join(',')];
     const prefer = ['--prefer', JSON.stringify(options.prefer)];
-    return fork(fileURLToPath(import.meta.url), [...own, ...same, ...rest, ...prefer]);
+    const which = options.cluster ? ['--cluster'] : [];
+    return fork(fileURLToPath(import.meta.url), [...own, ...same, ...rest, ...prefer, ...which]);
   });
   const ends = children.map(
     (child) =>
@@ -195,19 +204,19 @@ async function runJobs(options: Settings): Promise<boolean> {
 
 async function main(): Promise<boolean> {
   const options = settings();
-  if (options.plan !== undefined) {
-    const plan = JSON.parse(readFileSync(options.plan, 'utf8')) as Plan;
-    const outcome = await runPlan(plan, true);
-    console.log(outcome.trace.join('\n'));
-    console.log(
-      outcome.violation === undefined
-        ? 'no violation'
-        : `${outcome.violation.invariant}: ${outcome.violation.message}`,
-    );
-    return outcome.violation === undefined;
-  }
+  if (options.plan !== undefined) return await runKept(options.plan);
   console.log(`seeds from ${options.seed}, operations: ${options.operations.join(', ')}`);
-  return options.jobs > 1 ? await runJobs(options) : await runSeeds(options);
+  if (options.jobs > 1) return await runJobs(options);
+  return options.cluster ? await runSeeds(severalNodes, options) : await runSeeds(oneNode, options);
+}
+
+async function runKept(file: string): Promise<boolean> {
+  const plan = JSON.parse(readFileSync(file, 'utf8'));
+  const outcome = await ('secondaries' in plan ? severalNodes : oneNode).run(plan, true);
+  console.log(outcome.trace.join('\n'));
+  const { violation } = outcome;
+  console.log(violation === undefined ? 'no violation' : `${violation.invariant}: ${violation.message}`);
+  return violation === undefined;
 }
 
 process.exitCode = (await main()) ? 0 : 1;

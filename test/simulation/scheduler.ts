@@ -16,13 +16,31 @@ export interface Task {
   orphan?(): void;
 }
 
-interface LateTask {
+/** Where the processes of one machine put what they wait for: the scheduler itself where there is only one, else a `MachineTasks`. */
+export interface Tasks {
+  readonly random: Random;
+  readonly steps: number;
+  readonly nowMs: number;
+  add(task: Task): void;
+  addTimer(delayMs: number, run: () => void): DueTimer;
+  clock(): SimClock;
+  /** The process is dead: some of what it had under way happens even so, nobody learns of it, and its timers never run out. */
+  orphanAll(): void;
+}
+
+interface OwnedTask {
   readonly task: Task;
+  readonly owner: object | undefined;
+}
+
+interface LateTask {
+  readonly owned: OwnedTask;
   readonly notBefore: number;
 }
 
-interface DueTimer {
+export interface DueTimer {
   readonly dueMs: number;
+  readonly owner: object | undefined;
   run: (() => void) | undefined;
 }
 
@@ -42,12 +60,12 @@ export function reactions(): Promise<void> {
   });
 }
 
-export class Scheduler {
+export class Scheduler implements Tasks {
   readonly random: Random;
   /** Tasks done so far. */
   steps = 0;
   nowMs = 1_700_000_000_000;
-  #ready: Task[] = [];
+  #ready: OwnedTask[] = [];
   #late: LateTask[] = [];
   #timers: DueTimer[] = [];
 
@@ -55,9 +73,10 @@ export class Scheduler {
     this.random = random;
   }
 
-  add(task: Task): void {
-    if (!this.random.chance(LATE_SHARE)) this.#ready.push(task);
-    else this.#late.push({ task, notBefore: this.steps + this.random.between(2, LATEST_STEPS) });
+  add(task: Task, owner?: object): void {
+    const owned = { task, owner };
+    if (!this.random.chance(LATE_SHARE)) this.#ready.push(owned);
+    else this.#late.push({ owned, notBefore: this.steps + this.random.between(2, LATEST_STEPS) });
   }
 
   /** The clock of one process: its timers die with it. */
@@ -65,8 +84,8 @@ export class Scheduler {
     return new SimClock(this);
   }
 
-  addTimer(delayMs: number, run: () => void): DueTimer {
-    const timer = { dueMs: this.nowMs + Math.max(0, delayMs), run };
+  addTimer(delayMs: number, run: () => void, owner?: object): DueTimer {
+    const timer = { dueMs: this.nowMs + Math.max(0, delayMs), owner, run };
     this.#timers.push(timer);
     return timer;
   }
@@ -80,20 +99,23 @@ export class Scheduler {
   async step(): Promise<boolean> {
     // What was asked a moment ago may lead to tasks, or to an end, by itself.
     if (!this.busy) await reactions();
-    const task = this.#take();
-    if (task === undefined) return false;
+    const owned = this.#take();
+    if (owned === undefined) return false;
     this.steps++;
-    task.perform();
+    owned.task.perform();
     await reactions();
     return true;
   }
 
-  /** The process is dead: some of what it had under way happens even so, nobody learns of it, and its timers never run out. */
-  orphanAll(): void {
-    const tasks = [...this.#ready, ...this.#late.map((late) => late.task)];
-    this.#ready = [];
-    this.#late = [];
-    this.#timers = [];
+  /** Of one owner, or of all. */
+  orphanAll(owner?: object): void {
+    const isMeant = (one: { readonly owner: object | undefined }): boolean =>
+      owner === undefined || one.owner === owner;
+    const late = this.#late.map((one) => one.owned);
+    const tasks = [...this.#ready, ...late].filter(isMeant).map((owned) => owned.task);
+    this.#ready = this.#ready.filter((one) => !isMeant(one));
+    this.#late = this.#late.filter((one) => !isMeant(one.owned));
+    this.#timers = this.#timers.filter((timer) => !isMeant(timer));
     while (tasks.length > 0) {
       const index = this.random.below(tasks.length);
       const task = tasks[index];
@@ -103,30 +125,30 @@ export class Scheduler {
     }
   }
 
-  #take(): Task | undefined {
+  #take(): OwnedTask | undefined {
     if (this.random.chance(TICK_SHARE)) this.#passTime(this.nowMs + 1);
     if (this.#timers.length > 0 && this.random.chance(HURRY_SHARE)) this.#passTime(this.#nextDueMs());
     this.#admitLate();
     if (this.#ready.length === 0 && this.#timers.length > 0) this.#passTime(this.#nextDueMs());
     const index = this.random.below(this.#ready.length);
-    const task = this.#ready[index];
+    const owned = this.#ready[index];
     const last = this.#ready.pop();
     if (last !== undefined && index < this.#ready.length) this.#ready[index] = last;
-    return task;
+    return owned;
   }
 
   #admitLate(): void {
     if (this.#late.length === 0) return;
     const still: LateTask[] = [];
     for (const late of this.#late) {
-      if (late.notBefore <= this.steps) this.#ready.push(late.task);
+      if (late.notBefore <= this.steps) this.#ready.push(late.owned);
       else still.push(late);
     }
     this.#late = still;
     if (this.#ready.length > 0) return;
     // Nothing else is left, so the wait is over for one of them.
     const first = this.#late.shift();
-    if (first !== undefined) this.#ready.push(first.task);
+    if (first !== undefined) this.#ready.push(first.owned);
   }
 
   #nextDueMs(): number {
@@ -145,7 +167,8 @@ export class Scheduler {
     const still: DueTimer[] = [];
     for (const timer of this.#timers) {
       if (timer.run === undefined) continue;
-      if (timer.dueMs <= this.nowMs) this.#ready.push({ perform: () => fire(timer) });
+      if (timer.dueMs <= this.nowMs)
+        this.#ready.push({ task: { perform: () => fire(timer) }, owner: timer.owner });
       else still.push(timer);
     }
     this.#timers = still;
@@ -158,10 +181,47 @@ function fire(timer: DueTimer): void {
   run?.();
 }
 
-export class SimClock implements Clock {
+/** The tasks of one machine among several. */
+export class MachineTasks implements Tasks {
   readonly #scheduler: Scheduler;
 
   constructor(scheduler: Scheduler) {
+    this.#scheduler = scheduler;
+  }
+
+  get random(): Random {
+    return this.#scheduler.random;
+  }
+
+  get steps(): number {
+    return this.#scheduler.steps;
+  }
+
+  get nowMs(): number {
+    return this.#scheduler.nowMs;
+  }
+
+  add(task: Task): void {
+    this.#scheduler.add(task, this);
+  }
+
+  addTimer(delayMs: number, run: () => void): DueTimer {
+    return this.#scheduler.addTimer(delayMs, run, this);
+  }
+
+  clock(): SimClock {
+    return new SimClock(this);
+  }
+
+  orphanAll(): void {
+    this.#scheduler.orphanAll(this);
+  }
+}
+
+export class SimClock implements Clock {
+  readonly #scheduler: Tasks;
+
+  constructor(scheduler: Tasks) {
     this.#scheduler = scheduler;
   }
 

@@ -1,22 +1,24 @@
 /** Looks for the shortest plan that still shows what was found. */
-import type { Operation, Plan } from './plan.ts';
-import { type Outcome, runPlan } from './run-plan.ts';
+import type { AnyPlan, Game } from './game.ts';
+import type { Outcome } from './run-plan.ts';
 
-export interface Shrunk {
-  readonly plan: Plan;
+export interface Shrunk<P> {
+  readonly plan: P;
   readonly runs: number;
 }
 
 /** The same thing went wrong, as far as one can tell. */
 type Judge = (outcome: Outcome) => boolean;
 
-class Shrinker {
-  plan: Plan;
+class Shrinker<P extends AnyPlan> {
+  plan: P;
   runs = 0;
+  readonly #game: Game<P>;
   readonly #judge: Judge;
   readonly #untilMs: number;
 
-  constructor(plan: Plan, judge: Judge, untilMs: number) {
+  constructor(game: Game<P>, plan: P, judge: Judge, untilMs: number) {
+    this.#game = game;
     this.plan = plan;
     this.#judge = judge;
     this.#untilMs = untilMs;
@@ -27,11 +29,11 @@ class Shrinker {
   }
 
   /** Takes the plan if it still fails, perhaps with other choices of the scheduler. */
-  async try(plan: Plan, schedules: number): Promise<boolean> {
+  async try(plan: P, schedules: number): Promise<boolean> {
     for (let attempt = 0; attempt < schedules && !this.over; attempt++) {
       const one = attempt === 0 ? plan : { ...plan, schedule: plan.schedule + attempt };
       this.runs++;
-      if (!this.#judge(await runPlan(one))) continue;
+      if (!this.#judge(await this.#game.run(one, false))) continue;
       this.plan = one;
       return true;
     }
@@ -57,7 +59,7 @@ class Shrinker {
     for (let index = 0; index < this.plan.operations.length && !this.over; index++) {
       const operation = this.plan.operations[index];
       if (operation === undefined) continue;
-      for (const simpler of simplifications(operation)) {
+      for (const simpler of this.#game.simpler(operation)) {
         const operations = this.plan.operations.with(index, simpler);
         await this.try({ ...this.plan, operations }, 2);
       }
@@ -65,26 +67,19 @@ class Shrinker {
   }
 
   async calmer(): Promise<void> {
-    const { traits } = this.plan;
-    await this.try({ ...this.plan, traits: { ...traits, tryRefusal: 0 } }, 4);
-    await this.try({ ...this.plan, traits: { ...this.plan.traits, tearing: 0 } }, 4);
-    await this.try({ ...this.plan, firstLsn: 0 }, 4);
-    await this.try({ ...this.plan, copyBytesPerSecond: 0 }, 4);
-    await this.try({ ...this.plan, memoryBytes: 256 * 1024 * 1024 }, 4);
+    for (const calmer of this.#game.calmer(this.plan)) await this.try({ ...this.plan, ...calmer }, 4);
   }
 }
 
-function* simplifications(operation: Operation): Generator<Operation> {
-  if (operation.steps > 0) yield { ...operation, steps: 0 };
-  if ('cells' in operation && operation.cells > 1) yield { ...operation, cells: 1 };
-  if (operation.op === 'crash' && operation.again.length > 0) yield { ...operation, again: [] };
-  if (operation.op === 'restore' && operation.volume === null) yield { ...operation, volume: 0 };
-}
-
 /** `budgetMs`: how long it may look. The violation has to be of the same invariant. */
-export async function shrink(plan: Plan, invariant: string, budgetMs: number): Promise<Shrunk> {
+export async function shrink<P extends AnyPlan>(
+  game: Game<P>,
+  plan: P,
+  invariant: string,
+  budgetMs: number,
+): Promise<Shrunk<P>> {
   const judge: Judge = (outcome) => outcome.violation?.invariant === invariant;
-  const shrinker = new Shrinker(plan, judge, Date.now() + budgetMs);
+  const shrinker = new Shrinker(game, plan, judge, Date.now() + budgetMs);
   for (let before = Number.POSITIVE_INFINITY; shrinker.plan.operations.length < before && !shrinker.over; ) {
     before = shrinker.plan.operations.length;
     await shrinker.fewer(before > 30 ? 1 : 4);

@@ -1,12 +1,12 @@
 /** Disks and folders as the engine sees them: over the media of a `Storage`, in the order that the scheduler chooses. */
 import type { Disk, DiskExtent, DiskFolder, DiskSpace } from '../../engine/disk/disk.ts';
 import { assert, EngineError } from '../../engine/errors.ts';
-import type { Scheduler } from './scheduler.ts';
+import type { Tasks } from './scheduler.ts';
 import { type Medium, PAGE_BYTES, SECTOR_BYTES } from './sim-medium.ts';
 import type { Storage } from './storage.ts';
 
 /** Work in pieces: each is done at a step of its own. What a dead process had begun may be done up to any piece. */
-function inPieces<T>(scheduler: Scheduler, pieces: (() => void)[], answer: () => T): Promise<T> {
+function inPieces<T>(scheduler: Tasks, pieces: (() => void)[], answer: () => T): Promise<T> {
   return new Promise((resolve, reject) => {
     let next = 0;
     const advance = (): void => {

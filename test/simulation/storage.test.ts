@@ -18,7 +18,9 @@ async function settle<T>(machine: Storage, promise: Promise<T>): Promise<T> {
     settled = true;
   };
   promise.then(end, end);
-  while (!settled && (await machine.scheduler.step()));
+  const { scheduler } = machine;
+  if (!(scheduler instanceof Scheduler)) throw new Error('bug: the only machine has the scheduler itself');
+  while (!settled && (await scheduler.step()));
   return await promise;
 }
 

@@ -3,7 +3,7 @@
  * (`SimFolder`), which is worth nothing once the process is dead.
  */
 import { EngineError } from '../../engine/errors.ts';
-import type { Scheduler } from './scheduler.ts';
+import type { Tasks } from './scheduler.ts';
 import { SimFolder } from './sim-disk.ts';
 import { Medium, PAGE_BYTES } from './sim-medium.ts';
 
@@ -40,7 +40,7 @@ export interface Traits {
 }
 
 export class Storage {
-  readonly scheduler: Scheduler;
+  readonly scheduler: Tasks;
   readonly traits: Traits;
   readonly media = new Map<string, Medium>();
   readonly space = { usedPages: 0, totalPages: Number.POSITIVE_INFINITY };
@@ -49,7 +49,7 @@ export class Storage {
   failedSyncs: string[] = [];
   #folder: SimFolder | undefined;
 
-  constructor(scheduler: Scheduler, traits: Traits) {
+  constructor(scheduler: Tasks, traits: Traits) {
     this.scheduler = scheduler;
     this.traits = traits;
   }

@@ -232,7 +232,7 @@ export const LOG_MUTANTS: readonly Mutant[] = [
     rule: 'L5',
     setting: [NOTHING_AHEAD],
     edits: [
-      edit('log/recovery.ts', 'await ring.write(endLsn, Buffer.alloc(LOG_SECTOR_BYTES));', ''),
+      edit('log/recovery.ts', 'await spoilHeader(ring, endLsn);', ''),
       edit('log/batch-builder.ts', 'this.#sealer.run = run;', 'void run;'),
     ],
     // What follows the torn end counts again once the very bytes that were torn are written anew.

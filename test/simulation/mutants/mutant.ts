@@ -4,6 +4,8 @@
  */
 import type { Preferences } from '../generate.ts';
 import type { OperationName } from '../plan.ts';
+import type { ClusterPreferences } from '../replication/generate.ts';
+import type { ClusterOperationName } from '../replication/plan.ts';
 
 /** In one file, one text that occurs exactly once becomes another. */
 export interface Edit {
@@ -22,10 +24,12 @@ export interface Mutant {
    * has them too.
    */
   readonly setting?: readonly Edit[];
+  /** It shows only where there are several nodes. */
+  readonly cluster?: boolean;
   /** Operations to draw from; all that there are unless told. */
-  readonly ops?: readonly OperationName[];
+  readonly ops?: readonly (OperationName | ClusterOperationName)[];
   /** How runs are drawn that have a good chance to show it. */
-  readonly prefer?: Preferences;
+  readonly prefer?: Preferences | ClusterPreferences;
   /** It has to be found within that many runs. */
   readonly maxRuns: number;
 }

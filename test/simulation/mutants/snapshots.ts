@@ -193,7 +193,7 @@ export const SNAPSHOT_MUTANTS: readonly Mutant[] = [
     edits: [
       edit(
         'log/unit.ts',
-        'for (const snapshot of state.detached) snapshot.noteChanged(volume.index, regions);',
+        'for (const tracker of state.trackers) tracker.noteChanged(volume.index, regions);',
         '',
       ),
     ],
@@ -204,7 +204,7 @@ export const SNAPSHOT_MUTANTS: readonly Mutant[] = [
   {
     name: 'the map of a detached snapshot is not durable before the checkpoint',
     rule: 'S6',
-    edits: [edit('group.ts', 'for (const snapshot of this.#state.detached) await snapshot.flush();', '')],
+    edits: [edit('group.ts', 'for (const tracker of this.#state.trackers) await tracker.flush();', '')],
     ops: ['write', 'snapshot', 'detach', 'settled', 'verify', 'wait', 'crash', 'idle'],
     prefer: { weights: { detach: 5, crash: 8 }, trouble: false },
     maxRuns: 5000,

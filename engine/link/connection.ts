@@ -1,0 +1,366 @@
+/**
+ * A link while it is connected: the hand-over, then three things side by side until the connection is over: the log is shipped (`Shipping`), the secondary
+ * is asked how it stands, and rounds of a resync run while it lacks regions (`round.ts`).
+ */
+import { Condition } from '../condition.ts';
+import { EngineError } from '../errors.ts';
+import type { GroupState } from '../group-state.ts';
+import { LOG_SECTOR_BYTES, type Lsn } from '../units.ts';
+import { judgePeer, judgePosition, type Refusal } from './judgement.ts';
+import type { LinkState } from './link-state.ts';
+import { markUnshipped } from './overflow.ts';
+import type { Announcement, PeerSession, PeerState } from './peer.ts';
+import { type RoundHost, runRound } from './round.ts';
+import { isFull, Shipping } from './shipping.ts';
+
+/** Between two looks at a secondary; while something there is waited for; and how long one may take before the connection counts as dead. */
+const LOOK_MS = 1000;
+const EAGER_LOOK_MS = 100;
+const LOOK_TIMEOUT_MS = 30_000;
+/** A round that found no room is tried again after so long. */
+const ROUND_RETRY_MS = 5000;
+/** A round waits until so little of the ring is still to be shipped: it does not ship it faster. */
+const LAG_SHARE = 1 / 8;
+
+export interface ConnectionHost extends Pick<RoundHost, 'begin' | 'end' | 'moved'> {
+  readonly announcement: () => Announcement;
+  readonly otherPeers: () => readonly { readonly linkName: string; readonly peerId: string }[];
+  /** Resolves when the log is applied beyond the position, durably where it is a control record. */
+  readonly applied: (lsn: Lsn) => Promise<void>;
+  readonly appliedLsn: () => Lsn;
+  /** The hand-over is done. */
+  readonly connected: () => void;
+  readonly shipped: (bytes: number) => void;
+  readonly tell: (what: string, message: string, data?: Readonly<Record<string, unknown>>) => void;
+  /** Something changed that others wait for. */
+  readonly changed: () => void;
+}
+
+/** The node there is not fit to be the secondary, as things stand. */
+export class RefusedPeer extends Error {
+  readonly refusal: Refusal;
+
+  constructor(refusal: Refusal) {
+    super(refusal.reason);
+    this.refusal = refusal;
+  }
+}
+
+export class Connection {
+  readonly #state: GroupState;
+  readonly #link: LinkState;
+  readonly #session: PeerSession;
+  readonly #host: ConnectionHost;
+  readonly shipping: Shipping;
+  readonly #changes = new Condition();
+  #ended: { readonly why: unknown } | undefined;
+  #peer: PeerState | undefined;
+  /** Its log has to begin anew. */
+  #restarts = false;
+  #round = false;
+  /** What keeps it from going on. */
+  #obstacle: string | undefined;
+  #fullReason: string | undefined;
+  /** How many wait for what the secondary says. */
+  #waiting = 0;
+  /** The number of the needs that were marked last. */
+  #needs = 0;
+  #wakeLook: (() => void) | undefined;
+
+  constructor(state: GroupState, link: LinkState, session: PeerSession, host: ConnectionHost) {
+    this.#state = state;
+    this.#link = link;
+    this.#session = session;
+    this.#host = host;
+    this.shipping = new Shipping(state, session, {
+      durable: (lsn) => this.#moved(lsn),
+      received: () => host.changed(),
+      shipped: (bytes) => host.shipped(bytes),
+      full: (reason) => {
+        this.#fullReason = reason;
+      },
+      failed: (error) => this.end(error),
+    });
+  }
+
+  /** What the secondary said last. */
+  get peer(): PeerState | undefined {
+    return this.#peer;
+  }
+
+  get isResyncing(): boolean {
+    return this.#round || this.#isRoundNeeded;
+  }
+
+  /** Everything that it lacks comes through the log. */
+  get isStreaming(): boolean {
+    return this.#ended === undefined && this.shipping.isRunning && !this.isResyncing;
+  }
+
+  /** What it waits for, or undefined. */
+  get obstacle(): string | undefined {
+    return this.#fullReason ?? this.#obstacle ?? this.#peer?.heldBack ?? undefined;
+  }
+
+  /** Ends it: `run` rejects with the first reason. */
+  end(why: unknown): void {
+    if (this.#ended !== undefined) return;
+    this.#ended = { why };
+    this.#session.close();
+    this.#wakeLook?.();
+    this.#changes.changed();
+    this.#host.changed();
+  }
+
+  /** There is more to ship, or something else has changed. */
+  poke(): void {
+    this.shipping.poke();
+    this.#changes.changed();
+  }
+
+  /** Serves the link until the connection is over; rejects with why. Nothing of it is under way then. */
+  async run(): Promise<never> {
+    void this.#session.closed.then((reason) => this.end(new EngineError('unavailable', reason)));
+    const tasks: Promise<void>[] = [];
+    try {
+      await this.#handOver();
+      tasks.push(this.#task(this.#look()), this.#task(this.#rounds()));
+      await this.#until(() => false);
+    } catch (error) {
+      this.end(error);
+    } finally {
+      await Promise.all([...tasks, this.shipping.stop()]);
+    }
+    throw this.#ended?.why;
+  }
+
+  /** Its failure ends the connection. */
+  async #task(work: Promise<void>): Promise<void> {
+    await work.catch((error: unknown) => this.end(error));
+  }
+
+  async #until(holds: () => boolean): Promise<void> {
+    await this.#changes.until(() => this.#ended !== undefined || holds());
+    if (this.#ended !== undefined) throw this.#ended.why;
+  }
+
+  #refuseIf(refusal: Refusal | undefined): void {
+    if (refusal !== undefined) throw new RefusedPeer(refusal);
+  }
+
+  /** Rule K2. */
+  async #handOver(): Promise<void> {
+    const own = this.#host.announcement();
+    this.#refuseIf(judgePeer(own, this.#host.otherPeers(), await this.#session.state()));
+    const peer = await this.#session.begin(own);
+    this.#refuseIf(judgePeer(own, this.#host.otherPeers(), peer));
+    const { logFloorLsn, logReader } = this.#state;
+    const isKept = peer.endLsn >= logFloorLsn && peer.endLsn <= own.durableLsn;
+    const chain = isKept && peer.origin !== null ? await logReader.chainAt(peer.endLsn) : undefined;
+    // The floor may have risen meanwhile: what is judged here holds from here on, because the link holds the log in the same turn.
+    const facts = { floorLsn: this.#state.logFloorLsn, durableLsn: own.durableLsn, chain };
+    const verdict = judgePosition(this.#link.record(), facts, peer);
+    if (verdict.kind === 'refused') throw new RefusedPeer(verdict);
+    this.#peer = peer;
+    if (verdict.kind === 'stream') {
+      this.#link.moveTo(verdict.fromLsn);
+      this.shipping.start(verdict.fromLsn);
+      await this.#markNeeds(peer);
+    } else {
+      this.#restarts = true;
+      if (verdict.lost !== undefined) await this.#markAll(verdict.lost);
+      // Its log will begin after what is logged by now, which it then lacks.
+      await markUnshipped(this.#state, this.#link, this.#host.appliedLsn);
+    }
+    this.#host.connected();
+    this.#host.changed();
+  }
+
+  async #markAll(why: string): Promise<void> {
+    this.#host.tell('lost', `the secondary has lost what it had: everything is copied again: ${why}`);
+    this.#link.markAll();
+    await this.#state.lane(() => this.#link.flush());
+  }
+
+  #moved(lsn: Lsn): void {
+    // While marks are made for it, log that is under way still changes nothing.
+    if (this.#link.logLsn !== null) this.#link.moveTo(lsn);
+    this.#changes.changed();
+    this.#host.changed();
+  }
+
+  async #look(): Promise<void> {
+    for (;;) {
+      const eager =
+        this.#waiting > 0 || this.#peer?.heldBack != null || this.#link.restore?.path === 'pending';
+      await this.#pause(eager ? EAGER_LOOK_MS : LOOK_MS);
+      await this.#ask();
+    }
+  }
+
+  /** Rejects when the connection is over. */
+  async #pause(ms: number): Promise<void> {
+    await new Promise<void>((resolve) => {
+      const timer = this.#state.clock.after(ms, resolve);
+      this.#wakeLook = () => {
+        timer.cancel();
+        resolve();
+      };
+    });
+    this.#wakeLook = undefined;
+    if (this.#ended !== undefined) throw this.#ended.why;
+  }
+
+  async #ask(): Promise<void> {
+    const timeout = this.#state.clock.after(LOOK_TIMEOUT_MS, () =>
+      this.end(new EngineError('unavailable', 'the secondary does not answer')),
+    );
+    try {
+      const peer = await this.#session.state();
+      this.#peer = peer;
+      this.#noteRestore(peer);
+      await this.#markNeeds(peer);
+    } finally {
+      timeout.cancel();
+    }
+    this.#changes.changed();
+    this.#host.changed();
+  }
+
+  /** Rule K10: what the secondary asks for joins the DCM, and comes with the next round. */
+  async #markNeeds(peer: PeerState): Promise<void> {
+    if (peer.needs === this.#needs) return;
+    if (peer.needs > 0) {
+      for (const volume of this.#state.volumes)
+        for (const run of await this.#session.needs(volume.name)) this.#link.mark(volume.index, run);
+      await this.#state.lane(() => this.#link.flush());
+      this.#link.noteRestorePath(peer.horizonLsn, 'by regions');
+    }
+    this.#needs = peer.needs;
+  }
+
+  #noteRestore({ restoredByReferenceLsn, appliedLsn, needs }: PeerState): void {
+    const restore = this.#link.restore;
+    if (restore?.path !== 'pending' || appliedLsn <= restore.lsn) return;
+    // [0072]: whatever it lacked of these regions, it has them now; what it asks for comes on top.
+    if (restoredByReferenceLsn === restore.lsn)
+      this.#link.restoredByReference(needs === this.#needs ? 'by reference' : 'by regions');
+    // Of one volume's it says nothing but what it needs.
+    else if (needs === this.#needs) this.#link.noteRestorePath(appliedLsn, 'by reference');
+  }
+
+  get #isRoundNeeded(): boolean {
+    const { logLsn, dcm } = this.#link;
+    if (this.#restarts || logLsn === null || dcm.count > 0) return true;
+    return this.#peer?.resyncing === true;
+  }
+
+  #isRoundDue(): boolean {
+    if (!this.#isRoundNeeded) return false;
+    if (this.#restarts) return true;
+    const { log } = this.#state;
+    return (log.endLsn - this.shipping.durableLsn) * LOG_SECTOR_BYTES <= log.capacityBytes * LAG_SHARE;
+  }
+
+  async #rounds(): Promise<void> {
+    for (;;) {
+      await this.#until(() => this.#isRoundDue());
+      try {
+        this.#round = true;
+        await this.#runRound();
+        this.#obstacle = undefined;
+      } catch (error) {
+        if (this.#ended !== undefined || !isFull(error)) throw error;
+        this.#obstacle = error.message;
+        await this.#wait(ROUND_RETRY_MS);
+      } finally {
+        this.#round = false;
+        this.#host.changed();
+      }
+    }
+  }
+
+  async #runRound(): Promise<void> {
+    // What came after a round that was given up is in the log, where the secondary does not get it from.
+    if (this.#restarts) await markUnshipped(this.#state, this.#link, this.#host.appliedLsn);
+    const regions = this.#link.dcm.count;
+    this.#host.tell('resync-round', `a round of the resync begins: ${regions} regions`, { regions });
+    const complete = await runRound(
+      {
+        state: this.#state,
+        link: this.#link,
+        session: this.#session,
+        shipping: this.shipping,
+        host: this.#roundHost(),
+      },
+      this.#restarts,
+    );
+    await this.#ask();
+    if (complete && !this.#isRoundNeeded)
+      this.#host.tell('resync-completed', 'the secondary is consistent, and gets the log from here on');
+  }
+
+  #roundHost(): RoundHost {
+    return {
+      ...this.#host,
+      applied: (lsn) => this.#orEnded(this.#host.applied(lsn)),
+      peer: (holds) => this.#whenPeer(holds),
+      shipped: (lsn) => this.#until(() => this.shipping.durableLsn >= lsn),
+      adopted: (lsn) => this.#adopted(lsn),
+      markNeeds: (peer) => this.#markNeeds(peer),
+      delay: (ms) => this.#wait(ms),
+    };
+  }
+
+  async #adopted(lsn: Lsn): Promise<void> {
+    this.#restarts = false;
+    const { memberId } = this.#peer ?? {};
+    await this.#state.lane(async () => {
+      this.#link.moveTo(lsn);
+      this.#link.peerId = memberId ?? this.#link.peerId;
+      await this.#state.writeRecord(this.#state.checkpointLsn);
+    });
+  }
+
+  async #whenPeer(holds: (peer: PeerState) => boolean): Promise<PeerState> {
+    this.#waiting++;
+    this.#wakeLook?.();
+    try {
+      await this.#until(() => this.#peer !== undefined && holds(this.#peer));
+      if (this.#peer === undefined) throw new Error('bug: the secondary has said nothing');
+      return this.#peer;
+    } finally {
+      this.#waiting--;
+    }
+  }
+
+  async #wait(ms: number): Promise<void> {
+    let over = false;
+    const timer = this.#state.clock.after(ms, () => {
+      over = true;
+      this.#changes.changed();
+    });
+    try {
+      await this.#until(() => over);
+    } finally {
+      timer.cancel();
+    }
+  }
+
+  /** What may take longer than the connection lasts. */
+  async #orEnded(work: Promise<void>): Promise<void> {
+    let settled: { readonly error?: unknown } | undefined;
+    void work
+      .then(
+        () => {
+          settled = {};
+        },
+        (error: unknown) => {
+          settled = { error };
+        },
+      )
+      .then(() => this.#changes.changed());
+    await this.#until(() => settled !== undefined);
+    await work;
+  }
+}

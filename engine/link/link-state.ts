@@ -1,0 +1,159 @@
+/**
+ * What a group keeps about a link: its settings, how far its secondary is, and its DCM. It outlives connections, and is there before the first record
+ * is applied; `Link` is what works on it.
+ *
+ * **Position.** What the secondary has durably lies below `baseLsn`, but for the regions in the DCM. Where `logLsn` is set, everything from there on comes
+ * through the log, which is kept for that; the regions of records between the two are in the DCM. Where it is null, all records from `baseLsn` on become
+ * marks as they are applied (rule K5). While log is shipped both move with the cursor (rule K3), in memory: the group's record follows with each checkpoint.
+ * The log is freed no further than the cursor, so that what the record says is made good at a start: below the log's tail the secondary has everything.
+ */
+import type { LinkRecord } from '../group-record.ts';
+import type { ChangeTracker, LogHold } from '../group-state.ts';
+import type { RegionMapView, RegionRun } from '../map/region-map.ts';
+import type { Lsn, RegionIndex } from '../units.ts';
+import type { Dcm } from './dcm.ts';
+
+/** What its operator says of it. */
+export type LinkSettings = Omit<LinkRecord, 'id' | 'position' | 'peerId'>;
+
+/** Which way a restore takes to a secondary (Fig. 5): it is not known yet; its record alone; regions that the secondary asks for; marks in the DCM. */
+export type RestorePath = 'pending' | 'by reference' | 'by regions' | 'marked';
+
+export interface LinkRestore {
+  readonly lsn: Lsn;
+  readonly path: RestorePath;
+  /** By volume, its restoration maps, where it was of the whole group: needed once, and not when marks have come since. */
+  readonly maps: readonly RegionMapView[] | undefined;
+}
+
+export class LinkState implements ChangeTracker, LogHold {
+  readonly id: string;
+  settings: LinkSettings;
+  peerId: string | null;
+  readonly dcm: Dcm;
+  /** The round of a resync that is under way, by id. */
+  roundId: string | undefined;
+  /** The last restore that came through the log. */
+  restore: LinkRestore | undefined;
+  #baseLsn: Lsn;
+  #logLsn: Lsn | null;
+  #heldLsn: Lsn | null;
+
+  /** Log below `floorLsn` is not kept any more. */
+  constructor(record: LinkRecord, dcm: Dcm, floorLsn: Lsn) {
+    const { id, position, peerId, ...settings } = record;
+    this.id = id;
+    this.settings = settings;
+    this.peerId = peerId;
+    this.dcm = dcm;
+    const { baseLsn, logLsn } = position;
+    // It was freed up to the cursor, which the record had not followed yet.
+    const moved = logLsn !== null && logLsn < floorLsn;
+    this.#baseLsn = moved ? floorLsn : baseLsn;
+    this.#logLsn = moved ? floorLsn : logLsn;
+    this.#heldLsn = this.#logLsn;
+  }
+
+  /** Below it the secondary has everything durably, but for what the DCM says. */
+  get baseLsn(): Lsn {
+    return this.#baseLsn;
+  }
+
+  /** From there on everything comes through the log; null: it becomes marks. */
+  get logLsn(): Lsn | null {
+    return this.#logLsn;
+  }
+
+  /** The log is kept for it from there on. */
+  get heldLsn(): Lsn | null {
+    return this.#heldLsn;
+  }
+
+  record(): LinkRecord {
+    const position = { baseLsn: this.#baseLsn, logLsn: this.#logLsn };
+    return { id: this.id, ...this.settings, position, peerId: this.peerId };
+  }
+
+  /** The secondary has everything below `lsn` durably, and gets what follows through the log, which is kept from there on. */
+  moveTo(lsn: Lsn): void {
+    this.#baseLsn = lsn;
+    this.#logLsn = lsn;
+    this.#heldLsn = lsn;
+  }
+
+  /**
+   * The round begins at `lsn`: all records below it are applied and marked, and those from it on come through the log. Returns how to take it back. In the
+   * lane, in one write with the checkpoint there. One that was given up meanwhile changes nothing: its secondary begins somewhere else.
+   */
+  beginLog(roundId: string, lsn: Lsn): () => void {
+    if (this.#logLsn !== null || roundId !== this.roundId) return () => {};
+    this.#logLsn = lsn;
+    this.#heldLsn = lsn;
+    return () => {
+      this.#logLsn = null;
+      this.#heldLsn = null;
+    };
+  }
+
+  /**
+   * What is not shipped becomes marks, as far as it is not marked yet; the log is kept until `letGo`, when that is durable (rule K6). Returns how to take
+   * it back. In the lane.
+   */
+  endLog(): () => void {
+    const logLsn = this.#logLsn;
+    this.#logLsn = null;
+    return () => {
+      this.#logLsn = logLsn;
+    };
+  }
+
+  letGo(): void {
+    if (this.#logLsn === null) this.#heldLsn = null;
+  }
+
+  noteChanged(volumeIndex: number, regions: readonly RegionIndex[]): void {
+    if (this.#logLsn !== null) return;
+    for (const region of regions) this.mark(volumeIndex, { first: region, end: region + 1 });
+  }
+
+  noteChangedRun(volumeIndex: number, run: RegionRun): void {
+    if (this.#logLsn === null) this.mark(volumeIndex, run);
+  }
+
+  /** The secondary lacks these regions, whatever comes through the log. */
+  mark(volumeIndex: number, run: RegionRun): void {
+    this.dcm.mark(volumeIndex, run);
+    if (this.restore?.maps !== undefined) this.restore = { ...this.restore, maps: undefined };
+  }
+
+  markAll(): void {
+    this.dcm.markAll();
+    if (this.restore?.maps !== undefined) this.restore = { ...this.restore, maps: undefined };
+  }
+
+  /** A restore is applied here. `maps`: what it moves, by volume, where it is of all of them. */
+  noteRestore(lsn: Lsn, maps: readonly RegionMapView[] | undefined): void {
+    const path = this.#logLsn === null ? 'marked' : 'pending';
+    const isUseful = path === 'pending' && this.dcm.count > 0;
+    this.restore = { lsn, path, maps: isUseful ? maps : undefined };
+  }
+
+  /** How the secondary, which has come beyond `lsn`, does it. */
+  noteRestorePath(lsn: Lsn, path: RestorePath): void {
+    if (this.restore?.path === 'pending' && this.restore.lsn < lsn)
+      this.restore = { lsn: this.restore.lsn, path, maps: undefined };
+  }
+
+  /** The secondary has restored the whole group from a snapshot of its own: what it lacked of these regions before, it has now, but for what it asks for ([0072]). */
+  restoredByReference(path: RestorePath): void {
+    const { restore } = this;
+    restore?.maps?.forEach((map, index) => {
+      for (const run of map.runs()) this.dcm.unmark(index, run);
+    });
+    if (restore !== undefined) this.restore = { lsn: restore.lsn, path, maps: undefined };
+  }
+
+  flush(): Promise<void> {
+    return this.dcm.flush();
+  }
+}

@@ -1,0 +1,310 @@
+/**
+ * A link at work: it connects to its secondary and serves it, again and again, by exponential back-off; and sees that it does not hold the log back for
+ * longer than it may (rule K6).
+ */
+import type { Timer } from '../clock.ts';
+import { Condition } from '../condition.ts';
+import { EngineError } from '../errors.ts';
+import type { GroupState } from '../group-state.ts';
+import { LOG_SECTOR_BYTES, type Lsn } from '../units.ts';
+import { Connection, type ConnectionHost, RefusedPeer } from './connection.ts';
+import type { LinkSettings, LinkState } from './link-state.ts';
+import type { LinkCounters, LinkView } from './link-view.ts';
+import { viewOf } from './link-view.ts';
+import { markUnshipped } from './overflow.ts';
+import type { Announcement, PeerConnector, PeerSession, PeerState } from './peer.ts';
+
+/** From the first try again to the next, doubled each time up to the last. */
+const FIRST_BACK_OFF_MS = 100;
+const LAST_BACK_OFF_MS = 30_000;
+/** Share of the ring that a link may hold unless told otherwise, and at most unless it blocks: writers need the rest. */
+const LIMIT_SHARE = 1 / 2;
+const MOST_SHARE = 3 / 4;
+
+export interface LinkHost extends Pick<ConnectionHost, 'applied' | 'appliedLsn'> {
+  readonly announcement: (link: LinkState) => Announcement;
+  readonly connector: PeerConnector;
+  /** Name of the group, here. */
+  readonly groupName: string;
+  readonly otherPeers: (link: LinkState) => readonly { readonly linkName: string; readonly peerId: string }[];
+  readonly begin: (link: LinkState, roundId: string) => ReturnType<ConnectionHost['begin']>;
+  readonly end: ConnectionHost['end'];
+  /** Age of the oldest record from `lsn` on, in ms. */
+  readonly ageMs: (lsn: Lsn) => number;
+  /** The log is kept for it no more. */
+  readonly freed: () => void;
+  /** Something changed that writers, or people, wait for. */
+  readonly changed: () => void;
+  /** What only a bug explains. */
+  readonly bug: (error: unknown) => void;
+}
+
+export class Link {
+  readonly link: LinkState;
+  readonly counters: LinkCounters = { bytesShipped: 0, regionsResynced: 0, bytesResynced: 0 };
+  readonly #state: GroupState;
+  readonly #host: LinkHost;
+  readonly #changes = new Condition();
+  #connection: Connection | undefined;
+  #running: Promise<void> | undefined;
+  #closing = false;
+  #retry: Timer | undefined;
+  #failures = 0;
+  /** Why it is not connected, and whether the other side is to be mended first. */
+  #problem: { readonly reason: string; readonly refused: boolean } | undefined;
+  /** The log is being let go of: no connection meanwhile. */
+  #overflowing: Promise<void> | undefined;
+  #blocks = false;
+
+  constructor(state: GroupState, link: LinkState, host: LinkHost) {
+    this.#state = state;
+    this.link = link;
+    this.#host = host;
+  }
+
+  start(): void {
+    this.#running ??= this.#run().catch((error: unknown) => this.#host.bug(error));
+  }
+
+  /** Ends what is under way. Its state stays as it is. */
+  async close(): Promise<void> {
+    this.#closing = true;
+    this.#reconnect('the group is closing');
+    await this.#running;
+    await this.#overflowing;
+  }
+
+  /** Everything that its secondary lacks comes through the log, and is on its way. */
+  get isStreaming(): boolean {
+    return this.#connection?.isStreaming === true;
+  }
+
+  /** The secondary has received, and has durably, what lies below. Only while it streams. */
+  get receivedLsn(): Lsn {
+    return this.#connection?.shipping.receivedLsn ?? 0;
+  }
+
+  get durableLsn(): Lsn {
+    return this.#connection?.shipping.durableLsn ?? 0;
+  }
+
+  /** What the secondary said last, while it is connected. */
+  get peer(): PeerState | undefined {
+    return this.#connection?.peer;
+  }
+
+  get view(): LinkView {
+    const limitLsn = this.link.heldLsn ?? this.link.baseLsn;
+    return viewOf(this.#state, this.link, {
+      connection: this.#connection,
+      problem: this.#problem,
+      isRetrying: this.#retry !== undefined,
+      ageMs: this.#host.ageMs(limitLsn),
+      counters: this.counters,
+    });
+  }
+
+  /** Its settings have changed in memory and in the record; a connection that they concern begins anew. */
+  configured(before: LinkSettings): void {
+    const { settings } = this.link;
+    if (before.uri !== settings.uri || before.wanted !== settings.wanted)
+      this.#reconnect('its settings were changed');
+    if (this.#connection !== undefined) this.#connection.shipping.isEager = settings.mode !== 'async';
+    this.#failures = 0;
+    this.poke();
+  }
+
+  /** It does now what it would do later by itself. */
+  retry(): void {
+    if (this.#connection === undefined) this.#reconnect('it was asked for');
+    this.poke();
+  }
+
+  /** More log is durable, or something else has changed. */
+  poke(): void {
+    this.#connection?.poke();
+    this.check();
+  }
+
+  /** Whether it holds more of the log than it may. What that leads to goes on by itself. */
+  check(): void {
+    if (this.#overflowing !== undefined || this.#closing || this.link.heldLsn === null) return;
+    const { wanted, onFull } = this.link.settings;
+    const why = wanted === 'detached' ? 'it is detached' : this.#excess();
+    if (why === undefined) {
+      this.#blocks = false;
+      return;
+    }
+    if (wanted === 'active' && onFull === 'block') {
+      if (!this.#blocks) this.tell('blocks', `${why}: writers wait when the log is full`);
+      this.#blocks = true;
+      return;
+    }
+    const detaches = wanted === 'active' && onFull === 'detach';
+    this.#overflowing = this.#overflow(why, detaches).finally(() => {
+      this.#overflowing = undefined;
+      this.#changes.changed();
+    });
+  }
+
+  /** Why it holds more than it may, or undefined. */
+  #excess(): string | undefined {
+    const { log } = this.#state;
+    const { limitBytes, limitSeconds, wanted, onFull } = this.link.settings;
+    const heldLsn = this.link.heldLsn ?? log.endLsn;
+    const heldBytes = (log.endLsn - heldLsn) * LOG_SECTOR_BYTES;
+    const mostBytes =
+      log.capacityBytes * (wanted === 'active' && onFull === 'block' ? LIMIT_SHARE : MOST_SHARE);
+    const bytes = Math.min(limitBytes === 0 ? log.capacityBytes * LIMIT_SHARE : limitBytes, mostBytes);
+    if (heldBytes > bytes) return `it holds ${heldBytes} bytes of the log, above its limit of ${bytes}`;
+    if (limitSeconds > 0 && this.#host.ageMs(heldLsn) > limitSeconds * 1000)
+      return `it holds the log since more than ${limitSeconds} seconds, which is its limit`;
+    return undefined;
+  }
+
+  async #overflow(why: string, detaches: boolean): Promise<void> {
+    this.#reconnect(why);
+    await this.#changes.until(() => this.#connection === undefined);
+    try {
+      if (detaches) this.link.settings = { ...this.link.settings, wanted: 'detached' };
+      await markUnshipped(this.#state, this.link, this.#host.appliedLsn);
+    } catch (error) {
+      if (!(error instanceof EngineError)) this.#host.bug(error);
+      // A disk refuses: the log is held on, and that is tried again with the next look.
+      this.tell('overflow-failed', `${why}, and what it lacks cannot be noted: ${messageOf(error)}`);
+      return;
+    }
+    const regions = this.link.dcm.count;
+    const message = `${why}: what is not shipped is noted as regions, ${regions} in all`;
+    this.tell('overflow', message, { regions });
+    this.#host.freed();
+    this.#host.changed();
+  }
+
+  tell(what: string, message: string, data: Readonly<Record<string, unknown>> = {}): void {
+    const { name } = this.link.settings;
+    this.#state.emit({
+      type: `link.${what}`,
+      message: `link ${name}: ${message}`,
+      data: { link: name, ...data },
+    });
+  }
+
+  /** Ends the connection, or the wait for the next try. */
+  #reconnect(why: string): void {
+    this.#retry?.cancel();
+    this.#retry = undefined;
+    this.#failures = 0;
+    this.#connection?.end(new Reconnect(why));
+    this.#changes.changed();
+  }
+
+  get #mayConnect(): boolean {
+    const isFree = this.#overflowing === undefined && this.#retry === undefined;
+    return isFree && this.link.settings.wanted === 'active';
+  }
+
+  async #run(): Promise<void> {
+    for (;;) {
+      await this.#changes.until(() => this.#closing || this.#mayConnect);
+      if (this.#closing) return;
+      try {
+        const session = await this.#connect();
+        if (session !== undefined) await this.#serve(session);
+      } catch (error) {
+        this.#lost(error);
+      }
+      this.#host.changed();
+    }
+  }
+
+  /** Undefined when nobody wants the connection any more. */
+  async #connect(): Promise<PeerSession | undefined> {
+    const { uri } = this.link.settings;
+    let session: PeerSession | undefined;
+    let failure: { readonly error: unknown } | undefined;
+    void this.#host.connector.connect(uri, this.#host.groupName, this.link.id).then(
+      (found) => {
+        if (isOver()) found.close();
+        else session = found;
+        this.#changes.changed();
+      },
+      (error: unknown) => {
+        failure = { error };
+        this.#changes.changed();
+      },
+    );
+    const isOver = () => this.#closing || !this.#mayConnect || this.link.settings.uri !== uri;
+    await this.#changes.until(() => session !== undefined || failure !== undefined || isOver());
+    if (failure !== undefined) throw failure.error;
+    if (!isOver()) return session;
+    session?.close();
+    return undefined;
+  }
+
+  async #serve(session: PeerSession): Promise<void> {
+    // The last word before it: what begins from here on ends the connection, and waits for that.
+    if (!this.#mayConnect) {
+      session.close();
+      return;
+    }
+    const connection = new Connection(this.#state, this.link, session, this.#connectionHost());
+    connection.shipping.isEager = this.link.settings.mode !== 'async';
+    this.#connection = connection;
+    try {
+      await connection.run();
+    } finally {
+      this.#connection = undefined;
+      this.#changes.changed();
+    }
+  }
+
+  #connectionHost(): ConnectionHost {
+    const host = this.#host;
+    return {
+      ...host,
+      announcement: () => host.announcement(this.link),
+      otherPeers: () => host.otherPeers(this.link),
+      begin: (roundId) => host.begin(this.link, roundId),
+      tell: (what, message, data) => this.tell(what, message, data),
+      connected: () => {
+        this.#problem = undefined;
+        this.tell('connected', 'it is connected');
+      },
+      shipped: (bytes) => {
+        this.#failures = 0;
+        this.counters.bytesShipped += bytes;
+      },
+      moved: (regions, bytes) => {
+        this.#failures = 0;
+        this.counters.regionsResynced += regions;
+        this.counters.bytesResynced += bytes;
+      },
+    };
+  }
+
+  #lost(error: unknown): void {
+    if (error instanceof Reconnect) return;
+    if (!(error instanceof EngineError || error instanceof RefusedPeer)) throw error;
+    const refused = error instanceof RefusedPeer;
+    const reason = error.message;
+    const isNews = this.#problem?.reason !== reason || this.#problem.refused !== refused;
+    this.#problem = { reason, refused };
+    if (isNews) this.tell(refused ? 'failed' : 'lost-connection', reason);
+    const delayMs = refused
+      ? LAST_BACK_OFF_MS
+      : Math.min(LAST_BACK_OFF_MS, FIRST_BACK_OFF_MS * 2 ** Math.min(this.#failures, 16));
+    this.#failures++;
+    this.#retry = this.#state.clock.after(delayMs, () => {
+      this.#retry = undefined;
+      this.#changes.changed();
+    });
+  }
+}
+
+/** The connection is ended here, and another one may begin at once. */
+class Reconnect extends Error {}
+
+function messageOf(error: unknown): string {
+  return error instanceof Error ? error.message : String(error);
+}

@@ -1,0 +1,433 @@
+/**
+ * The links of a group to its secondaries, as its users ask for them. What they change is durable when the promise resolves; what follows from that goes on
+ * by itself.
+ */
+import type { Timer } from '../clock.ts';
+import type { Control } from '../control-record.ts';
+import { turnstile } from '../disk/turnstile.ts';
+import { EngineError } from '../errors.ts';
+import type { LinkRecord } from '../group-record.ts';
+import { checkLogSize } from '../group-spec.ts';
+import type { GroupState, GroupVolume } from '../group-state.ts';
+import type { LogBatch } from '../log/record.ts';
+import { RegionMap, type RegionRun } from '../map/region-map.ts';
+import { checkName } from '../names.ts';
+import type { Snapshot } from '../snapshot/control-effects.ts';
+import type { RestorePlan } from '../snapshots.ts';
+import type { Lsn } from '../units.ts';
+import { Dcm } from './dcm.ts';
+import { forecastOf, type LinkForecast } from './forecast.ts';
+import { LagMarks } from './lag.ts';
+import { Link, type LinkHost } from './link.ts';
+import { type LinkSettings, LinkState } from './link-state.ts';
+import type { LinkView } from './link-view.ts';
+import { type Announcement, type PeerConnector, REPLICATION_PROTOCOL } from './peer.ts';
+
+/** Of a group. Each may hold the log, and gets all of it. */
+export const MAX_LINKS = 16;
+
+/** Between two looks at how much of the log each link holds. */
+const CHECK_MS = 1000;
+
+/** What a user asks for at `link add`. */
+export interface LinkSpec {
+  readonly name: string;
+  readonly uri: string;
+  /** `async` unless told. */
+  readonly mode?: LinkRecord['mode'];
+  /** `go-on` unless told. */
+  readonly onLost?: LinkRecord['onLost'];
+  /** `dcm` unless told. */
+  readonly onFull?: LinkRecord['onFull'];
+  /** 0 or absent: half of the ring. */
+  readonly limitBytes?: number;
+  readonly limitSeconds?: number;
+  readonly rateBytesPerSecond?: number;
+  /** The secondary's volumes hold what these hold: nothing is copied at first. On the word of the user. */
+  readonly assumeEqual?: boolean;
+}
+
+export type LinkChanges = Partial<Omit<LinkSpec, 'name' | 'assumeEqual'>>;
+
+export interface LinksHost {
+  readonly connector: PeerConnector | undefined;
+  /** Leaves direct mode if need be; when it resolves, all that was written before is durable. */
+  readonly beginLogging: () => Promise<void>;
+  /** Appends a control record, with its effect at the head. Throws where there is no room, or why the group takes no changes. */
+  readonly append: (control: Control) => LogBatch;
+  readonly snapshots: () => readonly Snapshot[];
+  /** Resolves once the log is applied beyond the position. */
+  readonly applied: (lsn: Lsn) => Promise<void>;
+  readonly appliedLsn: () => Lsn;
+  /** Log, or layers, are needed no more. */
+  readonly freed: () => void;
+  /** Something changed that others wait for. */
+  readonly changed: () => void;
+  /** Throws why the group takes no changes. */
+  readonly check: () => void;
+  readonly bug: (error: unknown) => void;
+}
+
+export class Links {
+  readonly #state: GroupState;
+  readonly #host: LinksHost;
+  /** One change at a time. */
+  readonly #turns = turnstile(1);
+  readonly #links: Link[] = [];
+  readonly #marks = new LagMarks();
+  #busy = 0;
+  #timer: Timer | undefined;
+  #closed = false;
+
+  constructor(state: GroupState, host: LinksHost) {
+    this.#state = state;
+    this.#host = host;
+    for (const link of state.links) this.#links.push(this.#linkOf(link));
+  }
+
+  /** Whether a change is under way, so that the group has to go on logging. */
+  get isBusy(): boolean {
+    return this.#busy > 0;
+  }
+
+  views(): LinkView[] {
+    return this.#links.map((link) => link.view);
+  }
+
+  start(): void {
+    for (const link of this.#links) link.start();
+    this.#watch();
+  }
+
+  /** Ends all connections. The links stay, and are flushed and closed with the group. */
+  async close(): Promise<void> {
+    this.#closed = true;
+    this.#timer?.cancel();
+    // Whoever changes something now is the last one.
+    await this.#turns(async () => {});
+    await Promise.all(this.#links.map((link) => link.close()));
+  }
+
+  /** More of the log is durable. */
+  logDurable(): void {
+    if (this.#links.length === 0) return;
+    this.#marks.note(this.#state.log.durableLsn, this.#state.clock.nowMs());
+    for (const link of this.#links) link.poke();
+  }
+
+  /** Writers wait for room in the log: perhaps because of a link. */
+  logFull(): void {
+    for (const link of this.#links) link.check();
+  }
+
+  #watch(): void {
+    if (this.#closed || this.#links.length === 0 || this.#timer !== undefined) return;
+    this.#timer = this.#state.clock.after(CHECK_MS, () => {
+      this.#timer = undefined;
+      this.#marks.forget(Math.min(...this.#links.map(({ link }) => link.heldLsn ?? link.baseLsn)));
+      for (const link of this.#links) link.check();
+      this.#watch();
+    });
+  }
+
+  /**
+   * Makes a link: all that is written here by now is copied to the secondary, and then it gets the log. Resolves when the link is recorded; the rest follows
+   * by itself. Throws `invalid`, `exists`, `unavailable`, `disk`.
+   */
+  add(spec: LinkSpec): Promise<LinkView> {
+    return this.#inTurn(async () => {
+      this.#checkSpec(spec);
+      await this.#host.beginLogging();
+      const state = await this.#create(spec);
+      const link = this.#linkOf(state);
+      this.#links.push(link);
+      link.tell('added', `it leads to ${spec.uri}`, { regions: state.dcm.count });
+      link.start();
+      this.#watch();
+      return link.view;
+    });
+  }
+
+  async #create(spec: LinkSpec): Promise<LinkState> {
+    const state = this.#state;
+    const id = state.newId();
+    return await state.lane(async () => {
+      await state.settleRecord();
+      const dcm = await Dcm.create(state, id, (volume) =>
+        spec.assumeEqual === true ? [] : contentOf(state, volume),
+      );
+      const position = { baseLsn: this.#host.appliedLsn(), logLsn: null };
+      const record = { id, ...settingsOf(spec), position, peerId: null };
+      const link = new LinkState(record, dcm, state.logFloorLsn);
+      state.links.push(link);
+      try {
+        await state.writeRecord(state.checkpointLsn);
+      } catch (error) {
+        state.links.pop();
+        await dcm.close();
+        throw error;
+      }
+      state.logHolds.add(link);
+      return link;
+    });
+  }
+
+  /** Changes what is named. Throws `not-found`, `invalid`, `disk`. */
+  set(name: string, changes: LinkChanges): Promise<LinkView> {
+    return this.#inTurn(async () => {
+      const link = this.#require(name);
+      const settings = { ...link.link.settings, ...defined(changes) };
+      checkSettings(settings);
+      await this.#configure(link, settings);
+      return link.view;
+    });
+  }
+
+  /** The log is kept for the secondary up to the link's limit; then what it lacks is noted. */
+  pause(name: string): Promise<LinkView> {
+    return this.#want(name, 'paused');
+  }
+
+  /** Nothing is kept for the secondary but a map of what it lacks. */
+  detach(name: string): Promise<LinkView> {
+    return this.#want(name, 'detached');
+  }
+
+  resume(name: string): Promise<LinkView> {
+    return this.#want(name, 'active');
+  }
+
+  #want(name: string, wanted: LinkSettings['wanted']): Promise<LinkView> {
+    return this.#inTurn(async () => {
+      const link = this.#require(name);
+      await this.#configure(link, { ...link.link.settings, wanted });
+      return link.view;
+    });
+  }
+
+  /** What a restore would do on each link, as things stand (Fig. 5): its secondary decides (rule K10). */
+  forecastRestore(plan: RestorePlan): LinkForecast[] {
+    return this.#links.map((link) => forecastOf(link, plan, this.#state.regionBytes));
+  }
+
+  /** Has what the secondary lacks copied now; with `full`, everything. Throws `not-found`, `in-use` when the link is not active. */
+  resync(name: string, options: { readonly full?: boolean } = {}): Promise<LinkView> {
+    return this.#inTurn(async () => {
+      const link = this.#require(name);
+      if (link.link.settings.wanted !== 'active')
+        throw new EngineError('in-use', `link ${name} is ${link.link.settings.wanted}: resume it first`);
+      if (options.full === true)
+        await this.#state.lane(async () => {
+          for (const volume of this.#state.volumes)
+            for (const run of everything(this.#state, volume)) link.link.mark(volume.index, run);
+          await link.link.flush();
+        });
+      link.retry();
+      return link.view;
+    });
+  }
+
+  /** The secondary gets nothing more, and nothing is kept for it. */
+  remove(name: string): Promise<void> {
+    return this.#inTurn(async () => {
+      const link = this.#require(name);
+      await link.close();
+      try {
+        await this.#state.lane(() => this.#forget(link.link));
+      } catch (error) {
+        // It is still there, and goes on.
+        const again = this.#linkOf(link.link);
+        this.#links[this.#links.indexOf(link)] = again;
+        again.start();
+        throw error;
+      }
+      this.#links.splice(this.#links.indexOf(link), 1);
+      link.tell('removed', 'it was removed');
+      this.#host.freed();
+      await link.link.dcm.close();
+      // What stays behind is named by nothing, and goes when the group is opened.
+      await link.link.dcm.remove().catch(() => {});
+    });
+  }
+
+  async #forget(link: LinkState): Promise<void> {
+    const { links, logHolds } = this.#state;
+    const at = links.indexOf(link);
+    links.splice(at, 1);
+    try {
+      await this.#state.writeRecord(this.#state.checkpointLsn);
+    } catch (error) {
+      links.splice(at, 0, link);
+      throw error;
+    }
+    logHolds.delete(link);
+  }
+
+  async #configure(link: Link, settings: LinkSettings): Promise<void> {
+    const state = link.link;
+    const before = state.settings;
+    await this.#state.lane(async () => {
+      state.settings = settings;
+      try {
+        await this.#state.writeRecord(this.#state.checkpointLsn);
+      } catch (error) {
+        state.settings = before;
+        throw error;
+      }
+    });
+    link.configured(before);
+    if (before.wanted !== settings.wanted) link.tell(settings.wanted, `it is ${settings.wanted} now`);
+  }
+
+  async #inTurn<T>(change: () => Promise<T>): Promise<T> {
+    this.#busy++;
+    try {
+      return await this.#turns(async () => {
+        if (this.#closed)
+          throw new EngineError('unavailable', 'the group is closing', { errno: 'ESHUTDOWN' });
+        this.#host.check();
+        return await change();
+      });
+    } finally {
+      this.#busy--;
+      this.#host.freed();
+    }
+  }
+
+  #require(name: string): Link {
+    const link = this.#links.find((candidate) => candidate.link.settings.name === name);
+    if (link !== undefined) return link;
+    throw new EngineError('not-found', `the group has no link ${JSON.stringify(name)}: see link list`);
+  }
+
+  #checkSpec(spec: LinkSpec): void {
+    const { record } = this.#state;
+    if (record.role !== 'primary')
+      throw new EngineError('unsupported', 'a secondary has no links: add them on its primary');
+    checkName('link', spec.name);
+    if (this.#links.some((link) => link.link.settings.name === spec.name))
+      throw new EngineError('exists', `there is a link ${spec.name} already: use another name`);
+    if (this.#links.some((link) => link.link.settings.uri === spec.uri))
+      throw new EngineError('exists', `there is a link to ${spec.uri} already`);
+    if (this.#links.length >= MAX_LINKS)
+      throw new EngineError('unavailable', `a group has at most ${MAX_LINKS} links: remove one first`);
+    checkSettings(settingsOf(spec));
+    // Restores and the like travel as records (rule L7).
+    checkLogSize(record.log.sizeBytes, record.volumes, record.regionBytes);
+  }
+
+  #linkOf(link: LinkState): Link {
+    return new Link(this.#state, link, this.#linkHost());
+  }
+
+  #linkHost(): LinkHost {
+    const { connector, applied, appliedLsn, freed, changed, bug } = this.#host;
+    const { record, clock } = this.#state;
+    return {
+      connector: connector ?? nowhere,
+      groupName: record.name,
+      announcement: (link) => this.#announcement(link),
+      applied,
+      appliedLsn,
+      freed,
+      changed,
+      bug,
+      otherPeers: (link) =>
+        this.#state.links.flatMap(({ id, peerId, settings }) =>
+          id === link.id || peerId === null ? [] : [{ linkName: settings.name, peerId }],
+        ),
+      begin: (link, roundId) => this.#beginRound(link, roundId),
+      end: (layer) => {
+        layer.users--;
+        freed();
+      },
+      ageMs: (lsn) => this.#marks.ageMs(lsn, clock.nowMs()),
+    };
+  }
+
+  #announcement(link: LinkState): Announcement {
+    const { record, log } = this.#state;
+    return {
+      protocol: REPLICATION_PROTOCOL,
+      origin: { groupId: record.id, generation: record.generation },
+      linkId: link.id,
+      linkName: link.settings.name,
+      memberId: record.memberId,
+      regionBytes: record.regionBytes,
+      volumes: record.volumes.map(({ name, sizeBytes }) => ({ name, sizeBytes })),
+      durableLsn: log.durableLsn,
+    };
+  }
+
+  #beginRound(link: LinkState, roundId: string): ReturnType<LinkHost['begin']> {
+    // Of that point of the order: the record comes right behind them.
+    const snapshots = this.#host
+      .snapshots()
+      .flatMap(({ id, name, local }) => (local || name === null ? [] : [{ id, name }]));
+    const createdAt = new Date(this.#state.clock.nowMs()).toISOString();
+    const { lsn } = this.#host.append({ type: 'round', id: roundId, linkId: link.id, createdAt });
+    const layer = this.#state.chain.layers.find(({ id }) => id === roundId);
+    if (layer === undefined) throw new Error('bug: the record of a round makes a layer');
+    layer.users++;
+    // So that it is durable soon; what becomes of that the applier says.
+    void this.#state.log.sync().catch(() => {});
+    return { lsn, layer, snapshots };
+  }
+}
+
+/** What a volume has that a blank one has not: what was written, and what restores have still to bring. */
+function contentOf(state: GroupState, volume: GroupVolume): RegionRun[] {
+  const map = new RegionMap(state.regionCount(volume));
+  for (const { first, end } of volume.map.written.runs()) map.setRange(first, end);
+  for (const restore of state.chain.restores)
+    for (const { first, end } of restore.parts[volume.index]?.toCome.runs() ?? []) map.setRange(first, end);
+  return [...map.runs()];
+}
+
+function everything(state: GroupState, volume: GroupVolume): RegionRun[] {
+  return [{ first: 0, end: state.regionCount(volume) }];
+}
+
+function settingsOf(spec: LinkSpec): LinkSettings {
+  return {
+    name: spec.name,
+    uri: spec.uri,
+    mode: spec.mode ?? 'async',
+    onLost: spec.onLost ?? 'go-on',
+    onFull: spec.onFull ?? 'dcm',
+    limitBytes: spec.limitBytes ?? 0,
+    limitSeconds: spec.limitSeconds ?? 0,
+    rateBytesPerSecond: spec.rateBytesPerSecond ?? 0,
+    wanted: 'active',
+  };
+}
+
+function defined(changes: LinkChanges): Partial<LinkSettings> {
+  const entries = Object.entries(changes).filter(([, value]) => value !== undefined);
+  return Object.fromEntries(entries) as Partial<LinkSettings>;
+}
+
+function checkSettings(settings: LinkSettings): void {
+  const refuse = (what: string): never => {
+    throw new EngineError('invalid', `link ${settings.name}: ${what}`);
+  };
+  if (settings.uri === '') refuse('it needs a URI');
+  if (!['async', 'memory', 'sync'].includes(settings.mode))
+    refuse(`${JSON.stringify(settings.mode)} is no mode: take "async", "memory" or "sync"`);
+  if (settings.mode !== 'async')
+    throw new EngineError(
+      'unsupported',
+      `link ${settings.name}: mode ${settings.mode} is not there yet: take "async"`,
+    );
+  if (!['go-on', 'block'].includes(settings.onLost))
+    refuse(`${JSON.stringify(settings.onLost)} is no policy for a lost connection: take "go-on" or "block"`);
+  if (!['dcm', 'block', 'detach'].includes(settings.onFull))
+    refuse(`${JSON.stringify(settings.onFull)} is no policy for a full log: take "dcm", "block" or "detach"`);
+  const { limitBytes, limitSeconds, rateBytesPerSecond } = settings;
+  for (const [what, value] of Object.entries({ limitBytes, limitSeconds, rateBytesPerSecond }))
+    if (!Number.isSafeInteger(value) || value < 0) refuse(`${what} of ${value} cannot be`);
+}
+
+const nowhere: PeerConnector = {
+  connect: () => Promise.reject(new EngineError('unavailable', 'this node connects to no other')),
+};

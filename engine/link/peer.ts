@@ -1,0 +1,139 @@
+/**
+ * What a primary and a secondary say to each other, as an interface: the primary's link calls a `PeerSession`, and the secondary's group answers as a
+ * `ReplicaPort`. Between the two lies NBD (`server/replication`), or a simulated network. `docs/replication-protocol.md` has the meaning and the bytes.
+ *
+ * Every call of a session rejects with `EngineError`: `unavailable` when the connection is gone or a newer session has taken over, `in-use` with
+ * `ENOSPC` when the secondary has no room now, and whatever else the secondary says.
+ */
+import type { RegionRun } from '../map/region-map.ts';
+import type { Lsn, RegionIndex } from '../units.ts';
+
+/** Of this description of what is said. Another one is refused by name at the hand-over. */
+export const REPLICATION_PROTOCOL = 1;
+
+export interface PeerVolume {
+  readonly name: string;
+  readonly sizeBytes: number;
+}
+
+/** Whose log it is. A secondary that has never met a primary has none. */
+export interface LogOrigin {
+  /** UUID of the group, the same on all members. */
+  readonly groupId: string;
+  readonly generation: { readonly number: number; readonly id: string; readonly firstLsn: Lsn };
+}
+
+/** What a primary says at the hand-over (rule K2). */
+export interface Announcement {
+  readonly protocol: number;
+  readonly origin: LogOrigin;
+  readonly linkId: string;
+  readonly linkName: string;
+  /** UUID of the primary's copy of the group. */
+  readonly memberId: string;
+  readonly regionBytes: number;
+  /** In the order of the primary's record: records of the log name them by their place. */
+  readonly volumes: readonly PeerVolume[];
+  /** Up to where the primary's log is durable: what the secondary has beyond it never was. */
+  readonly durableLsn: Lsn;
+}
+
+/** What a secondary says of itself. Asked for at the hand-over, and again and again while the link is up. */
+export interface PeerState {
+  readonly protocol: number;
+  readonly memberId: string;
+  readonly role: 'primary' | 'secondary';
+  readonly name: string;
+  /** null: it never met a primary. */
+  readonly origin: LogOrigin | null;
+  readonly regionBytes: number;
+  readonly volumes: readonly PeerVolume[];
+  /** Size of its ring: it takes no more than that at once, and less while what is in it is not applied. */
+  readonly logBytes: number;
+  /** Where its log ends, the checksum of the last batch there, and up to where that is durable. */
+  readonly endLsn: Lsn;
+  readonly endChain: number;
+  readonly durableLsn: Lsn;
+  /** Up to where records are in what it shows; and may be, after a crash (rule K12). */
+  readonly appliedLsn: Lsn;
+  readonly horizonLsn: Lsn;
+  /** It stands there for a round, and takes regions (rule K7). */
+  readonly holding: { readonly roundId: string; readonly lsn: Lsn } | null;
+  /** Regions came, or are to come, out of order: it shows its guard snapshot, or nothing (rule K9). */
+  readonly resyncing: boolean;
+  /** Grows each time the secondary finds that it needs regions that are not in the log (rule K10); 0: it needs none. See `PeerSession.needs`. */
+  readonly needs: number;
+  /** Whether the last restore of the whole group that it applied was by reference, and of which record: its LSN ([0072]). */
+  readonly restoredByReferenceLsn: Lsn | null;
+  /** Why it does not apply what it has, or null: frozen, delayed, stalled. */
+  readonly heldBack: string | null;
+  readonly snapshots: readonly { readonly id: string; readonly name: string; readonly lsn: Lsn }[];
+}
+
+/** Where a log goes on that does not follow what the secondary has. */
+export interface LogRestart {
+  readonly lsn: Lsn;
+  /** Checksum of the batch before it. */
+  readonly chain: number;
+  /** The named snapshots of the primary that are not local, as of there: of others the secondary takes the name away (rule S4). */
+  readonly snapshots: readonly { readonly id: string; readonly name: string }[];
+}
+
+/** The content of one region, whole. `bytes` undefined: it reads as zeroes. */
+export interface RegionContent {
+  readonly region: RegionIndex;
+  readonly bytes: Buffer | undefined;
+}
+
+/** One connection of a link, on the primary. Calls may overlap; appends and regions arrive in the order of the calls. */
+export interface PeerSession {
+  /** Resolves with the reason when the connection is over, whoever ended it. Never rejects. */
+  readonly closed: Promise<string>;
+  state(): Promise<PeerState>;
+  /** The hand-over: ends older sessions of the group, waits for their writes, and cuts the secondary's log as K2 has it. All below is refused before. */
+  begin(announcement: Announcement): Promise<PeerState>;
+  /** The log goes on at another place: rule K7. Everything that it had below was applied, or is given up. */
+  restart(restart: LogRestart): Promise<void>;
+  /** Whole batches of the log, as they lie on the primary's disk, that begin at `lsn`, where the secondary's log ends. Resolves when they are received. */
+  append(lsn: Lsn, bytes: Buffer): Promise<void>;
+  /** What was appended before the call is durable there when it resolves. */
+  sync(): Promise<void>;
+  /** The secondary is to apply up to `lsn`, and hold there for the round. To be called before anything from `lsn` on is appended. */
+  hold(roundId: string, lsn: Lsn): Promise<void>;
+  /** Regions of a volume, as the image at the round's LSN has them. Only while it is `holding` that round (rule K8). */
+  writeRegions(roundId: string, volume: string, regions: readonly RegionContent[]): Promise<void>;
+  /** All regions written before the call are durable there when it resolves. */
+  syncRegions(roundId: string): Promise<void>;
+  /** The round is over. `complete`: nothing is left to be sent, so that it is consistent where it holds. */
+  release(roundId: string, complete: boolean): Promise<void>;
+  /** Regions of a volume that the secondary needs (rule K10). */
+  needs(volume: string): Promise<readonly RegionRun[]>;
+  close(): void;
+}
+
+/** The same on the secondary. `begin` gives the number of the session, by which the calls after it are told from those of older ones. */
+export interface ReplicaPort {
+  state(): PeerState;
+  begin(announcement: Announcement): Promise<{ readonly session: number; readonly state: PeerState }>;
+  restart(session: number, restart: LogRestart): Promise<void>;
+  append(session: number, lsn: Lsn, bytes: Buffer): Promise<void>;
+  sync(session: number): Promise<void>;
+  hold(session: number, roundId: string, lsn: Lsn): Promise<void>;
+  writeRegions(
+    session: number,
+    roundId: string,
+    volume: string,
+    regions: readonly RegionContent[],
+  ): Promise<void>;
+  syncRegions(session: number, roundId: string): Promise<void>;
+  release(session: number, roundId: string, complete: boolean): Promise<void>;
+  needs(session: number, volume: string): readonly RegionRun[];
+  /** The connection of the session is over. */
+  ended(session: number, reason: string): void;
+}
+
+/** Opens connections to secondaries. The server's are NBD. */
+export interface PeerConnector {
+  /** Rejects with `unavailable`, and with what the far side said. */
+  connect(uri: string, groupName: string, linkId: string): Promise<PeerSession>;
+}

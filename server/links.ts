@@ -1,0 +1,160 @@
+/** Links and replicas, as the control API asks for them. */
+import { EngineError } from '../engine/errors.ts';
+import { checkName } from '../engine/names.ts';
+import type { LinkRequest, LinkSetRequest, LinkStatus } from './control/link-schemas.ts';
+import type { LinkAdministration } from './control/node-control.ts';
+import type { EventLog } from './events.ts';
+import type { GroupControl } from './group-control.ts';
+import { parseSecret } from './group-secrets.ts';
+import type { LinkChanges, LinkControl, LinkSpec } from './link-control.ts';
+import { linkStatusOf } from './link-status.ts';
+import { parseUri } from './uris.ts';
+
+export interface LinkServiceParts {
+  /** Throws `not-found`, `unavailable`. */
+  readonly requireGroup: (name: string) => GroupControl;
+  /** Throws when the node is shutting down. */
+  readonly checkRunning: () => void;
+  readonly secrets: LinkSecrets;
+  readonly events: EventLog;
+}
+
+/** Where secrets of links are kept. */
+export interface LinkSecrets {
+  read(group: string, link: string): Promise<Buffer | undefined>;
+  write(group: string, link: string, secret: Buffer): Promise<void>;
+  remove(group: string, link: string): Promise<void>;
+}
+
+export class LinkService implements LinkAdministration {
+  readonly #parts: LinkServiceParts;
+
+  constructor(parts: LinkServiceParts) {
+    this.#parts = parts;
+  }
+
+  list(groupName: string): LinkStatus[] {
+    return (this.#parts.requireGroup(groupName).links?.views() ?? []).map(linkStatusOf);
+  }
+
+  async add(groupName: string, request: LinkRequest): Promise<LinkStatus> {
+    const group = this.#groupToChange(groupName);
+    const links = linksOf(group);
+    const name = request.name ?? freeName(links);
+    checkName('link', name);
+    if (links.views().some((view) => view.name === name))
+      throw new EngineError('exists', `group ${group.name} has a link ${name} already: choose another name`);
+    const secret = request.secret === undefined ? undefined : parseSecret('the request', request.secret);
+    checkUri(request.uri, secret !== undefined);
+    const spec: LinkSpec = {
+      name,
+      uri: request.uri,
+      mode: request.mode ?? 'async',
+      onLost: request.onLost ?? 'go-on',
+      onFull: request.onFull ?? 'dcm',
+      limitBytes: request.limitBytes ?? 0,
+      limitSeconds: request.limitSeconds ?? 0,
+      rateBytesPerSecond: request.rateBytesPerSecond ?? 0,
+    };
+    // Before the link, which connects at once.
+    if (secret !== undefined) await this.#parts.secrets.write(group.name, name, secret);
+    try {
+      await links.add({ ...spec, assumeEqual: request.assumeEqual ?? false });
+    } catch (error) {
+      if (secret !== undefined) await this.#parts.secrets.remove(group.name, name).catch(() => undefined);
+      throw error;
+    }
+    this.#tell(group, 'link.added', `link ${name} of group ${group.name} goes to ${request.uri}`, name);
+    return viewOf(links, group, name);
+  }
+
+  async set(groupName: string, name: string, request: LinkSetRequest): Promise<LinkStatus> {
+    const { group, links } = this.#linkToChange(groupName, name);
+    const { secret: text, ...changes } = request;
+    const secret = text === undefined ? undefined : parseSecret('the request', text);
+    if (changes.uri !== undefined) {
+      const known = secret ?? (await this.#parts.secrets.read(group.name, name));
+      checkUri(changes.uri, known !== undefined);
+    }
+    if (secret !== undefined) await this.#parts.secrets.write(group.name, name, secret);
+    const asked: LinkChanges = changes;
+    if (Object.keys(asked).length > 0) await links.set(name, asked);
+    return viewOf(links, group, name);
+  }
+
+  async remove(groupName: string, name: string): Promise<void> {
+    const { group, links } = this.#linkToChange(groupName, name);
+    await links.remove(name);
+    await this.#parts.secrets.remove(group.name, name);
+    this.#tell(group, 'link.removed', `link ${name} of group ${group.name} is removed`, name);
+  }
+
+  async steer(groupName: string, name: string, what: 'pause' | 'resume' | 'detach'): Promise<LinkStatus> {
+    const { group, links } = this.#linkToChange(groupName, name);
+    await links[what](name);
+    return viewOf(links, group, name);
+  }
+
+  async freeze(groupName: string): Promise<void> {
+    await replicaOf(this.#groupToChange(groupName)).freeze();
+  }
+
+  async thaw(groupName: string): Promise<void> {
+    await replicaOf(this.#groupToChange(groupName)).thaw();
+  }
+
+  #groupToChange(name: string): GroupControl {
+    this.#parts.checkRunning();
+    return this.#parts.requireGroup(name);
+  }
+
+  #linkToChange(groupName: string, name: string): { group: GroupControl; links: LinkControl } {
+    const group = this.#groupToChange(groupName);
+    const links = linksOf(group);
+    viewOf(links, group, name);
+    return { group, links };
+  }
+
+  #tell(group: GroupControl, type: string, message: string, link: string): void {
+    this.#parts.events.emit({ type, message, group: group.name, data: { link } });
+  }
+}
+
+function linksOf(group: GroupControl): LinkControl {
+  if (group.links !== undefined) return group.links;
+  throw new EngineError('unsupported', `group ${group.name} is a ${group.role} and has no links of its own`);
+}
+
+function replicaOf(group: GroupControl): NonNullable<GroupControl['replica']> {
+  if (group.replica !== undefined) return group.replica;
+  throw new EngineError(
+    'invalid',
+    `group ${group.name} is a primary here, and applies its own writes: freeze it where it is a secondary`,
+  );
+}
+
+function viewOf(links: LinkControl, group: GroupControl, name: string): LinkStatus {
+  const view = links.views().find((each) => each.name === name);
+  if (view !== undefined) return linkStatusOf(view);
+  throw new EngineError('not-found', `group ${group.name} has no link ${JSON.stringify(name)}`);
+}
+
+function freeName(links: LinkControl): string {
+  const taken = new Set(links.views().map(({ name }) => name));
+  let number = 1;
+  while (taken.has(`link-${number}`)) number += 1;
+  return `link-${number}`;
+}
+
+/** What can be seen of a URI without connecting. Throws `invalid`, `unsupported`. */
+function checkUri(text: string, hasSecret: boolean): void {
+  const uri = parseUri(text);
+  if (uri.tls)
+    throw new EngineError('unsupported', `${text}: links over TLS are not supported; use nbd: or nbd+unix:`);
+  if (uri.exportName !== '') checkName('group', uri.exportName);
+  if (uri.address.kind === 'tcp' && !hasSecret)
+    throw new EngineError(
+      'invalid',
+      `${text}: over TCP a link proves the secret of the group there: give it with --secret-file (DIR/groups/GROUP/secret of that node)`,
+    );
+}

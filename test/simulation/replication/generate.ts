@@ -1,0 +1,173 @@
+/** A plan of several nodes from a seed. */
+import { Random } from '../../fixtures/random.ts';
+import { CELL_BYTES } from '../cells.ts';
+import { REGION_BYTES } from '../plan.ts';
+import type { ClusterOperation, ClusterOperationName, ClusterPlan, SecondaryPlan } from './plan.ts';
+
+const REGION_CELLS = REGION_BYTES / CELL_BYTES;
+const SECTOR_BYTES = 512;
+const KIB = 1024;
+
+/** How often each operation is drawn. */
+const WEIGHTS: Readonly<Record<ClusterOperationName, number>> = {
+  write: 40,
+  trim: 3,
+  flush: 6,
+  snapshot: 6,
+  delete: 2,
+  rename: 1,
+  refresh: 1,
+  restore: 6,
+  'snapshot-write': 4,
+  check: 8,
+  'local-snapshot': 1,
+  freeze: 1,
+  thaw: 1,
+  crash: 4,
+  cut: 3,
+  slow: 1,
+  pause: 1.5,
+  resume: 2,
+  equal: 1.5,
+};
+
+export const ALL_CLUSTER_OPERATIONS = Object.keys(WEIGHTS) as ClusterOperationName[];
+
+const FIRST_LSNS = [0, 0, 0, 2 ** 32 - 64, 2 ** 44 - 64];
+
+/** What a run is to be like, for who looks for something: everything else is drawn. */
+export interface ClusterPreferences {
+  readonly plan?: Partial<Omit<ClusterPlan, 'seed' | 'schedule' | 'operations'>>;
+  readonly weights?: Partial<Record<ClusterOperationName, number>>;
+}
+
+export function generateCluster(
+  seed: number,
+  operations: readonly ClusterOperationName[],
+  length: number,
+  prefer: ClusterPreferences = {},
+): ClusterPlan {
+  const random = new Random(seed);
+  const volumeSectors = Array.from({ length: random.pick([1, 2, 2, 3]) }, () => volumeSize(random));
+  const count = random.between(Math.ceil(length / 4), length);
+  const secondaries = Array.from({ length: random.pick([1, 1, 1, 2, 3]) }, () => secondary(random, count));
+  const weights = operations.map((name) => ({
+    name,
+    weight: (prefer.weights?.[name] ?? WEIGHTS[name]) * random.pick([0.2, 0.5, 1, 1, 1, 2, 4]),
+  }));
+  const hurry = random.pick([0, 4, 15, 60, 200]);
+  const draw = drawer(random, prefer.plan?.volumeSectors ?? volumeSectors, 1 + secondaries.length, hurry);
+  const list: ClusterOperation[] = [];
+  while (list.length < count) list.push(draw(pickWeighted(random, weights)));
+  return {
+    seed,
+    schedule: random.below(2 ** 32),
+    volumeSectors,
+    traits: {
+      tryRefusal: random.pick([0, 0, 0.05]),
+      tearing: random.pick([0, 0.2, 0.6]),
+      zeroesFast: random.chance(0.5),
+      lostAtFailedSync: 0.5,
+    },
+    logBytes: random.pick([256, 256, 512, 1024]) * KIB,
+    firstLsn: random.pick(FIRST_LSNS),
+    memoryBytes: random.pick([64 * KIB, 512 * KIB, 256 * 1024 * KIB]),
+    copyBytesPerSecond: random.pick([0, 0, 0, 1024 * KIB]),
+    secondaries,
+    ...prefer.plan,
+    operations: list,
+  };
+}
+
+function secondary(random: Random, operations: number): SecondaryPlan {
+  return {
+    logBytes: random.pick([256, 256, 512]) * KIB,
+    mode: 'async',
+    onFull: random.pick(['dcm', 'dcm', 'dcm', 'block', 'detach']),
+    limitBytes: random.pick([0, 8 * KIB, 32 * KIB, 64 * KIB]),
+    rateBytesPerSecond: random.pick([0, 0, 1024 * KIB]),
+    joinsAt: random.chance(0.5) ? 0 : random.below(Math.ceil(operations / 2)),
+    applyDelaySeconds: random.pick([0, 0, 0, 0, 1]),
+  };
+}
+
+/** 2 to 20 regions, the last one often short. */
+function volumeSize(random: Random): number {
+  const regions = random.pick([2, 4, 8, 12, 20]);
+  const short = random.chance(0.4) ? random.between(1, REGION_BYTES / SECTOR_BYTES - 1) : 0;
+  return (regions * REGION_BYTES) / SECTOR_BYTES - short;
+}
+
+function pickWeighted(
+  random: Random,
+  weights: readonly { name: ClusterOperationName; weight: number }[],
+): ClusterOperationName {
+  let at = random.next() * weights.reduce((sum, one) => sum + one.weight, 0);
+  for (const { name, weight } of weights) {
+    at -= weight;
+    if (at < 0) return name;
+  }
+  return weights[0]?.name ?? 'equal';
+}
+
+function drawer(
+  random: Random,
+  volumeSectors: readonly number[],
+  nodes: number,
+  hurry: number,
+): (op: ClusterOperationName) => ClusterOperation {
+  const range = (): { volume: number; cell: number; cells: number } => {
+    const volume = random.below(volumeSectors.length);
+    const cells = ((volumeSectors[volume] ?? 1) * SECTOR_BYTES) / CELL_BYTES;
+    const cell = random.below(cells);
+    return {
+      volume,
+      cell,
+      cells: Math.min(cells - cell, random.pick([1, 2, 3, 8, REGION_CELLS, REGION_CELLS * 2])),
+    };
+  };
+  const pick = (): number => random.below(256);
+  const anyNode = (): number => random.below(nodes);
+  const aSecondary = (): number => random.between(1, Math.max(1, nodes - 1));
+  const down = (): number => random.pick([0, 20, 100, 400]);
+  return (op) => {
+    const steps = random.chance(0.3) ? 0 : random.between(0, hurry);
+    switch (op) {
+      case 'write':
+      case 'trim':
+        return { op, ...range(), steps };
+      case 'snapshot':
+        return { op, local: random.chance(0.2), steps };
+      case 'delete':
+      case 'rename':
+      case 'refresh':
+      case 'pause':
+      case 'resume':
+        return { op, pick: pick(), steps };
+      case 'restore':
+        return {
+          op,
+          pick: pick(),
+          volume: random.chance(0.4) ? random.below(volumeSectors.length) : null,
+          steps,
+        };
+      case 'snapshot-write':
+        return { op, node: random.chance(0.6) ? 0 : anyNode(), pick: pick(), ...range(), steps };
+      case 'check':
+        return { op, node: random.chance(0.2) ? 0 : aSecondary(), steps };
+      case 'local-snapshot':
+      case 'freeze':
+      case 'thaw':
+        return { op, node: aSecondary(), steps };
+      case 'crash':
+        return { op, node: anyNode(), power: random.chance(0.6), down: down(), steps };
+      case 'cut':
+        return { op, node: aSecondary(), down: down(), steps };
+      case 'slow':
+        return { op, node: aSecondary(), factor: random.pick([1, 1, 5, 30]), steps };
+      case 'flush':
+      case 'equal':
+        return { op, steps };
+    }
+  };
+}

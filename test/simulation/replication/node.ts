@@ -1,0 +1,68 @@
+/** One node of several: its disks, and the process that has its group, if one runs. */
+import { EngineError } from '../../../engine/errors.ts';
+import type { ReplicaPort } from '../../../engine/link/peer.ts';
+import { MachineTasks, type Scheduler } from '../scheduler.ts';
+import { Storage, type Traits } from '../storage.ts';
+import {
+  type ClusterGroup,
+  type ClusterGroupOptions,
+  type ClusterGroupSpec,
+  clusterGroups,
+} from './cluster-api.ts';
+import type { Host } from './network.ts';
+
+export class SimNode implements Host {
+  readonly number: number;
+  readonly storage: Storage;
+  readonly #tasks: MachineTasks;
+  /** Grows with each process. */
+  life = 0;
+  group: ClusterGroup | undefined;
+  /** A process runs, or begins to. */
+  isUp = false;
+  /** The number of the state that it showed last: it never shows an earlier one again. */
+  shownAt = 0;
+  readonly #report: (error: unknown) => void;
+
+  constructor(number: number, scheduler: Scheduler, traits: Traits, report: (error: unknown) => void) {
+    this.number = number;
+    this.#tasks = new MachineTasks(scheduler);
+    this.storage = new Storage(this.#tasks, traits);
+    this.#report = report;
+  }
+
+  get port(): ReplicaPort | undefined {
+    return this.group?.replica;
+  }
+
+  create(spec: ClusterGroupSpec, options: ClusterGroupOptions): void {
+    this.#begin(clusterGroups.create(this.storage.folder(), spec, this.#tasks.clock(), options));
+  }
+
+  open(options: ClusterGroupOptions): void {
+    this.#begin(clusterGroups.open(this.storage.folder(), this.#tasks.clock(), options));
+  }
+
+  #begin(opening: Promise<ClusterGroup>): void {
+    this.isUp = true;
+    const { life } = this;
+    opening.then(
+      (group) => {
+        if (life === this.life) this.group = group;
+      },
+      (error: unknown) => {
+        if (life !== this.life) return;
+        const what = error instanceof EngineError ? `${error.code}: ${error.message}` : error;
+        this.#report(new Error(`node ${this.number} does not open its group: ${String(what)}`));
+      },
+    );
+  }
+
+  /** The process is dead; with `power` the page cache is lost as well. */
+  die(power: boolean): void {
+    this.life++;
+    this.isUp = false;
+    this.group = undefined;
+    this.storage.kill(power);
+  }
+}
