@@ -4,9 +4,10 @@
  */
 import { Condition } from '../condition.ts';
 import { EngineError } from '../errors.ts';
+import { minLogBytes } from '../group-spec.ts';
 import type { GroupState } from '../group-state.ts';
-import { LOG_SECTOR_BYTES, type Lsn } from '../units.ts';
-import { judgePeer, judgePosition, type Refusal } from './judgement.ts';
+import { KIB, LOG_SECTOR_BYTES, type Lsn } from '../units.ts';
+import { judgeLog, judgePeer, judgePosition, type Refusal } from './judgement.ts';
 import type { LinkState } from './link-state.ts';
 import { markUnshipped } from './overflow.ts';
 import type { Announcement, PeerSession, PeerState } from './peer.ts';
@@ -19,6 +20,8 @@ const EAGER_LOOK_MS = 100;
 const LOOK_TIMEOUT_MS = 30_000;
 /** A round that found no room is tried again after so long. */
 const ROUND_RETRY_MS = 5000;
+/** Of a ring, what one batch leaves: pages that are kept free, and a batch that is not applied yet. */
+const RING_MARGIN_BYTES = 64 * KIB;
 /** A round waits until so little of the ring is still to be shipped: it does not ship it faster. */
 const LAG_SHARE = 1 / 8;
 
@@ -151,9 +154,11 @@ export class Connection {
   /** Rule K2. */
   async #handOver(): Promise<void> {
     const own = this.#host.announcement();
-    this.#refuseIf(judgePeer(own, this.#host.otherPeers(), await this.#session.state()));
+    const judge = (said: PeerState) =>
+      judgePeer(own, this.#host.otherPeers(), said) ?? judgeLog(leastRingBytes(this.#state), said);
+    this.#refuseIf(judge(await this.#session.state()));
     const peer = await this.#session.begin(own);
-    this.#refuseIf(judgePeer(own, this.#host.otherPeers(), peer));
+    this.#refuseIf(judge(peer));
     const { logFloorLsn, logReader } = this.#state;
     const isKept = peer.endLsn >= logFloorLsn && peer.endLsn <= own.durableLsn;
     const chain = isKept && peer.origin !== null ? await logReader.chainAt(peer.endLsn) : undefined;
@@ -164,7 +169,7 @@ export class Connection {
     this.#peer = peer;
     if (verdict.kind === 'stream') {
       this.#link.moveTo(verdict.fromLsn);
-      this.shipping.start(verdict.fromLsn);
+      this.shipping.start(verdict.fromLsn, peer.logBytes);
       await this.#markNeeds(peer);
     } else {
       this.#restarts = true;
@@ -363,4 +368,9 @@ export class Connection {
     await this.#until(() => settled !== undefined);
     await work;
   }
+}
+
+/** Of a secondary's ring, so that it takes whatever this log has (rule L7): the largest batch, and a little beside it. */
+function leastRingBytes({ log, record }: GroupState): number {
+  return Math.max(log.maxBatchBytes + RING_MARGIN_BYTES, minLogBytes(record.volumes, record.regionBytes));
 }
