@@ -179,6 +179,8 @@ export class ClusterWorld {
     const { group, history } = cluster;
     const device = group?.volumes.get(`v${volume}`);
     if (group === undefined || device === undefined || group.mode !== 'logged' || !isRoomy(group)) return;
+    // A disk that holds up writers has it wait, and nobody here could tell when it is logged.
+    if (cluster.plan.traits.tryRefusal > 0) return;
     const before = group.log.endLsn;
     const number = ++cluster.requests;
     const what = `trim #${number} of v${volume} ${cell}+${cells}`;
