@@ -174,8 +174,6 @@ export class Connection {
     } else {
       this.#restarts = true;
       if (verdict.lost !== undefined) await this.#markAll(verdict.lost);
-      // Its log will begin after what is logged by now, which it then lacks.
-      await markUnshipped(this.#state, this.#link, this.#host.appliedLsn);
     }
     this.#host.connected();
     this.#host.changed();
@@ -286,7 +284,7 @@ export class Connection {
   }
 
   async #runRound(): Promise<void> {
-    // What came after a round that was given up is in the log, where the secondary does not get it from.
+    // Its log will begin after what is logged by now, which it then lacks; also what came after a round that was given up.
     if (this.#restarts) await markUnshipped(this.#state, this.#link, this.#host.appliedLsn);
     const regions = this.#link.dcm.count;
     this.#host.tell('resync-round', `a round of the resync begins: ${regions} regions`, { regions });
