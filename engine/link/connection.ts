@@ -230,9 +230,12 @@ export class Connection {
     this.#host.changed();
   }
 
-  /** Rule K10: what the secondary asks for joins the DCM, and comes with the next round. */
-  async #markNeeds(peer: PeerState): Promise<void> {
-    if (peer.needs === this.#needs) return;
+  /**
+   * Rule K10: what the secondary asks for joins the DCM, and comes with the next round. A round asks `again`: a restore by reference may have taken marks away
+   * that it still asks for ([0072]).
+   */
+  async #markNeeds(peer: PeerState, again = false): Promise<void> {
+    if (peer.needs === this.#needs && !again) return;
     if (peer.needs > 0) {
       for (const volume of this.#state.volumes)
         for (const run of await this.#session.needs(volume.name)) this.#link.mark(volume.index, run);
@@ -310,7 +313,7 @@ export class Connection {
       peer: (holds) => this.#whenPeer(holds),
       shipped: (lsn) => this.#until(() => this.shipping.durableLsn >= lsn),
       adopted: (lsn) => this.#adopted(lsn),
-      markNeeds: (peer) => this.#markNeeds(peer),
+      markNeeds: (peer) => this.#markNeeds(peer, true),
       delay: (ms) => this.#wait(ms),
     };
   }

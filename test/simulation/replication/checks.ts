@@ -110,6 +110,7 @@ async function checkSnapshots(cluster: Cluster, node: SimNode): Promise<void> {
     // One of a secondary's own is looked at where it is taken.
     if (known === undefined) continue;
     const devices = volumeNames(cluster).map((name) => group.snapshotVolume(view.name, name));
+    const { begun, ended } = node.ownWrites;
     let found: Cells | undefined;
     try {
       found = await readAll(cluster, devices);
@@ -120,6 +121,7 @@ async function checkSnapshots(cluster: Cluster, node: SimNode): Promise<void> {
     // It may have been deleted, or refreshed, meanwhile.
     const isStill = group.snapshots.some((one) => one.id === view.id && one.name === view.name);
     if (found === undefined || !isStill || node.group !== group) continue;
+    if (begun !== ended || begun !== node.ownWrites.begun) continue;
     const image = node.number === 0 ? cluster.history.imageWithOwn(known) : withOwn(cluster, node, view.id);
     const wrong = difference(image, found);
     if (wrong !== undefined)

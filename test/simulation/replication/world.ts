@@ -319,15 +319,17 @@ export class ClusterWorld {
     cluster.note(
       () => `write #${number} through ${snapshot.name} of node ${node.number}: v${volume} ${cell}+${cells}`,
     );
-    // From here on it may be there; nobody looks before it has ended.
+    // From here on it may be there; what somebody sees who looks meanwhile says nothing.
     if (node.number === 0)
       for (let at = cell; at < cell + cells; at++)
         snapshot.modified[volume]?.add(Math.floor(at / cluster.history.regionCells));
+    node.ownWrites.begun++;
     const writing = device.write(bytes, 0, bytes.length, cell * CELL_BYTES).then(() => device.flush());
     const done = await this.#ended(
       'a write through a snapshot',
       writing.then(() => true),
     );
+    node.ownWrites.ended++;
     if (done !== true) return;
     for (let index = 0; index < cells; index++)
       own[volume]?.set(cell + index, cellValue(number, cell + index));
