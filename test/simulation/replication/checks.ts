@@ -121,7 +121,7 @@ async function checkSnapshots(cluster: Cluster, node: SimNode): Promise<void> {
     // It may have been deleted, or refreshed, meanwhile.
     const isStill = group.snapshots.some((one) => one.id === view.id && one.name === view.name);
     if (found === undefined || !isStill || node.group !== group) continue;
-    if (begun !== ended || begun !== node.ownWrites.begun) continue;
+    if (begun !== ended || begun !== node.ownWrites.begun || node.unsure.has(view.id)) continue;
     const image = node.number === 0 ? cluster.history.imageWithOwn(known) : withOwn(cluster, node, view.id);
     const wrong = difference(image, found);
     if (wrong !== undefined)

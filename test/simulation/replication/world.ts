@@ -335,6 +335,9 @@ export class ClusterWorld {
       writing.then(() => true),
     );
     node.ownWrites.ended++;
+    // Who has it open keeps it open through a refresh: the write may be in what it is now.
+    const now = group.snapshots.find(({ name }) => name === snapshot.name);
+    if (now !== undefined && now.id !== snapshot.id) node.unsure.add(now.id);
     if (done !== true) return;
     for (let index = 0; index < cells; index++)
       own[volume]?.set(cell + index, cellValue(number, cell + index));
