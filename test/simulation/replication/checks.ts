@@ -63,6 +63,8 @@ async function checkSecondary(cluster: Cluster, node: SimNode): Promise<void> {
   const { group } = node;
   const { history } = cluster;
   const before = group?.replica?.state();
+  // Another look may end before this one, and have seen what came later.
+  const { shownAt } = node;
   if (group === undefined || before === undefined) return;
   const found = await readAll(
     cluster,
@@ -72,11 +74,11 @@ async function checkSecondary(cluster: Cluster, node: SimNode): Promise<void> {
   if (found === undefined || node.group !== group || after === undefined) return;
   const still = before.horizonLsn === after.horizonLsn && before.resyncing === after.resyncing;
   if (!still) {
-    const wrong = history.explains(found, node.shownAt, history.now);
+    const wrong = history.explains(found, shownAt, history.now);
     if (wrong === undefined) return;
     throw new Violation(
       '3 (replica)',
-      `node ${node.number} shows cells of no state since ${node.shownAt}: ${history.nearest(found, node.shownAt)}`,
+      `node ${node.number} shows cells of no state since ${shownAt}: ${history.nearest(found, shownAt)}`,
     );
   }
   showsOneState(cluster, node, found);
