@@ -288,7 +288,9 @@ export class Connection {
 
   async #runRound(): Promise<void> {
     // Its log will begin after what is logged by now, which it then lacks; also what came after a round that was given up.
-    if (this.#restarts) await markUnshipped(this.#state, this.#link, this.#host.appliedLsn);
+    const host = this.#roundHost();
+    if (this.#restarts)
+      await markUnshipped(this.#state, this.#link, { ...host, appliedLsn: this.#host.appliedLsn });
     const regions = this.#link.dcm.count;
     this.#host.tell('resync-round', `a round of the resync begins: ${regions} regions`, { regions });
     const complete = await runRound(
@@ -297,7 +299,7 @@ export class Connection {
         link: this.#link,
         session: this.#session,
         shipping: this.shipping,
-        host: this.#roundHost(),
+        host,
       },
       this.#restarts,
     );
