@@ -4,9 +4,10 @@
  */
 import { Condition } from '../condition.ts';
 import { EngineError } from '../errors.ts';
+import { minLogBytes } from '../group-spec.ts';
 import type { GroupState } from '../group-state.ts';
-import { LOG_SECTOR_BYTES, type Lsn } from '../units.ts';
-import { judgePeer, judgePosition, type Refusal } from './judgement.ts';
+import { KIB, LOG_SECTOR_BYTES, type Lsn } from '../units.ts';
+import { judgeLog, judgePeer, judgePosition, type Refusal } from './judgement.ts';
 import type { LinkState } from './link-state.ts';
 import { markUnshipped } from './overflow.ts';
 import type { Announcement, PeerSession, PeerState } from './peer.ts';
@@ -19,6 +20,8 @@ const EAGER_LOOK_MS = 100;
 const LOOK_TIMEOUT_MS = 30_000;
 /** A round that found no room is tried again after so long. */
 const ROUND_RETRY_MS = 5000;
+/** Of a ring, what one batch leaves: pages that are kept free, and a batch that is not applied yet. */
+const RING_MARGIN_BYTES = 64 * KIB;
 /** A round waits until so little of the ring is still to be shipped: it does not ship it faster. */
 const LAG_SHARE = 1 / 8;
 
@@ -151,9 +154,11 @@ export class Connection {
   /** Rule K2. */
   async #handOver(): Promise<void> {
     const own = this.#host.announcement();
-    this.#refuseIf(judgePeer(own, this.#host.otherPeers(), await this.#session.state()));
+    const judge = (said: PeerState) =>
+      judgePeer(own, this.#host.otherPeers(), said) ?? judgeLog(leastRingBytes(this.#state), said);
+    this.#refuseIf(judge(await this.#session.state()));
     const peer = await this.#session.begin(own);
-    this.#refuseIf(judgePeer(own, this.#host.otherPeers(), peer));
+    this.#refuseIf(judge(peer));
     const { logFloorLsn, logReader } = this.#state;
     const isKept = peer.endLsn >= logFloorLsn && peer.endLsn <= own.durableLsn;
     const chain = isKept && peer.origin !== null ? await logReader.chainAt(peer.endLsn) : undefined;
@@ -164,13 +169,11 @@ export class Connection {
     this.#peer = peer;
     if (verdict.kind === 'stream') {
       this.#link.moveTo(verdict.fromLsn);
-      this.shipping.start(verdict.fromLsn);
+      this.shipping.start(verdict.fromLsn, peer.logBytes);
       await this.#markNeeds(peer);
     } else {
       this.#restarts = true;
       if (verdict.lost !== undefined) await this.#markAll(verdict.lost);
-      // Its log will begin after what is logged by now, which it then lacks.
-      await markUnshipped(this.#state, this.#link, this.#host.appliedLsn);
     }
     this.#host.connected();
     this.#host.changed();
@@ -227,9 +230,12 @@ export class Connection {
     this.#host.changed();
   }
 
-  /** Rule K10: what the secondary asks for joins the DCM, and comes with the next round. */
-  async #markNeeds(peer: PeerState): Promise<void> {
-    if (peer.needs === this.#needs) return;
+  /**
+   * Rule K10: what the secondary asks for joins the DCM, and comes with the next round. A round asks `again`: a restore by reference may have taken marks away
+   * that it still asks for ([0072]).
+   */
+  async #markNeeds(peer: PeerState, again = false): Promise<void> {
+    if (peer.needs === this.#needs && !again) return;
     if (peer.needs > 0) {
       for (const volume of this.#state.volumes)
         for (const run of await this.#session.needs(volume.name)) this.#link.mark(volume.index, run);
@@ -281,8 +287,10 @@ export class Connection {
   }
 
   async #runRound(): Promise<void> {
-    // What came after a round that was given up is in the log, where the secondary does not get it from.
-    if (this.#restarts) await markUnshipped(this.#state, this.#link, this.#host.appliedLsn);
+    // Its log will begin after what is logged by now, which it then lacks; also what came after a round that was given up.
+    const host = this.#roundHost();
+    if (this.#restarts)
+      await markUnshipped(this.#state, this.#link, { ...host, appliedLsn: this.#host.appliedLsn });
     const regions = this.#link.dcm.count;
     this.#host.tell('resync-round', `a round of the resync begins: ${regions} regions`, { regions });
     const complete = await runRound(
@@ -291,7 +299,7 @@ export class Connection {
         link: this.#link,
         session: this.#session,
         shipping: this.shipping,
-        host: this.#roundHost(),
+        host,
       },
       this.#restarts,
     );
@@ -307,7 +315,7 @@ export class Connection {
       peer: (holds) => this.#whenPeer(holds),
       shipped: (lsn) => this.#until(() => this.shipping.durableLsn >= lsn),
       adopted: (lsn) => this.#adopted(lsn),
-      markNeeds: (peer) => this.#markNeeds(peer),
+      markNeeds: (peer) => this.#markNeeds(peer, true),
       delay: (ms) => this.#wait(ms),
     };
   }
@@ -363,4 +371,9 @@ export class Connection {
     await this.#until(() => settled !== undefined);
     await work;
   }
+}
+
+/** Of a secondary's ring, so that it takes whatever this log has (rule L7): the largest batch, and a little beside it. */
+function leastRingBytes({ log, record }: GroupState): number {
+  return Math.max(log.maxBatchBytes + RING_MARGIN_BYTES, minLogBytes(record.volumes, record.regionBytes));
 }

@@ -6,7 +6,7 @@ import type { Announcement, PeerState } from './peer.ts';
 /** Why nothing is sent to a node. It is tried again: what is wrong may be mended there. */
 export interface Refusal {
   /** `roles`: the two have gone different ways, and only a decision about roles brings them together. */
-  readonly issue: 'protocol' | 'self' | 'role' | 'volumes' | 'group' | 'taken' | 'roles';
+  readonly issue: 'protocol' | 'self' | 'role' | 'volumes' | 'log' | 'group' | 'taken' | 'roles';
   readonly reason: string;
 }
 
@@ -69,6 +69,13 @@ function judgeOrigin(own: Announcement, { name, origin }: PeerState): Refusal | 
       reason: `its log is of generation ${origin.generation.number}, and this one's of ${own.origin.generation.number}: they have gone different ways`,
     };
   return undefined;
+}
+
+/** A batch that does not fit the secondary's ring would never get there. `leastBytes`: what its ring has to have. */
+export function judgeLog(leastBytes: number, { logBytes }: PeerState): Refusal | undefined {
+  if (logBytes >= leastBytes) return undefined;
+  const reason = `its log has ${logBytes} bytes, too few for what this log has in one piece: create it there with --log-size ${leastBytes} or more`;
+  return { issue: 'log', reason };
 }
 
 /** What is known here of the log where a secondary's ends. */

@@ -167,9 +167,10 @@ export class Link {
     await this.#changes.until(() => this.#connection === undefined);
     try {
       if (detaches) this.link.settings = { ...this.link.settings, wanted: 'detached' };
-      await markUnshipped(this.#state, this.link, this.#host.appliedLsn);
+      await markUnshipped(this.#state, this.link, this.#host);
     } catch (error) {
       if (!(error instanceof EngineError)) this.#host.bug(error);
+      if (this.#closing) return;
       // A disk refuses: the log is held on, and that is tried again with the next look.
       this.tell('overflow-failed', `${why}, and what it lacks cannot be noted: ${messageOf(error)}`);
       return;

@@ -8,6 +8,13 @@ import type { LinkState } from './link-state.ts';
 /** What is left when the lane is taken, at most, in sectors of log, unless the applier is faster: so long others wait for it. */
 const IN_LANE_SECTORS = (4 * MIB) / LOG_SECTOR_BYTES;
 
+/** What is applied of the log. */
+export interface AppliedLog {
+  readonly appliedLsn: () => Lsn;
+  /** Resolves when the log is applied beyond the position. */
+  readonly applied: (lsn: Lsn) => Promise<void>;
+}
+
 /**
  * Marks what is not shipped, as far as it is applied; what follows is marked as it is applied. When it resolves that is durable, and the log is kept for the
  * link no more. Nothing is shipped meanwhile. In no lane. Rejects with `disk`, and the log is kept then.
@@ -15,10 +22,12 @@ const IN_LANE_SECTORS = (4 * MIB) / LOG_SECTOR_BYTES;
 export async function markUnshipped(
   state: GroupState,
   link: LinkState,
-  appliedLsn: () => Lsn,
+  { appliedLsn, applied }: AppliedLog,
 ): Promise<void> {
   if (link.logLsn === null) return;
   let from = link.logLsn;
+  // After a start the applier may have to come there first: what the secondary has is not to be marked. Until then the log is kept in any case.
+  if (appliedLsn() < from) await applied(from - 1);
   while (appliedLsn() - from > IN_LANE_SECTORS) from = await markPiece(state, link, from, appliedLsn());
   await state.lane(async () => {
     while (from < appliedLsn()) from = await markPiece(state, link, from, appliedLsn());

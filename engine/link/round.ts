@@ -77,7 +77,7 @@ export async function runRound(parts: RoundParts, restarts: boolean): Promise<bo
       if (chain === undefined) throw new EngineError('corrupt', `the log has no batch at LSN ${lsn}`);
       await session.restart({ lsn, chain, snapshots });
       await host.adopted(lsn);
-      shipping.start(lsn);
+      shipping.start(lsn, (await session.state()).logBytes);
     } else await host.shipped(lsn);
     await host.markNeeds(await host.peer((peer) => peer.holding?.roundId === roundId));
     await new Sender(parts, roundId, lsn, layer).run(link.dcm.beginRound());

@@ -9,12 +9,14 @@ import type { GroupState } from '../group-state.ts';
 import { LOG_SECTOR_BYTES, type Lsn, MIB } from '../units.ts';
 import type { PeerSession } from './peer.ts';
 
-/** Of an append at most, in bytes, or one batch. */
+/** Of an append at most, in bytes, and as a share of the secondary's ring, which takes an append whole or not at all; or one batch. */
 const APPEND_BYTES = 1 * MIB;
+const RING_SHARE = 1 / 4;
 /** Under way at most, and what is sent before it is synced there at the latest, in bytes. */
 const FLIGHT_BYTES = 8 * MIB;
-/** A secondary that has no room is asked again after so long. */
-const FULL_RETRY_MS = 1000;
+/** A secondary that has no room is asked again after so long; it doubles up to the second as long as nothing gets through. */
+const FIRST_RETRY_MS = 50;
+const LAST_RETRY_MS = 1000;
 
 export interface ShippingHooks {
   /** The secondary has everything below `lsn` durably. */
@@ -44,7 +46,10 @@ export class Shipping {
   /** It has not begun, or is over. */
   #stopped = true;
   #running: Promise<void> = Promise.resolve();
-  #full = false;
+  #appendBytes = APPEND_BYTES;
+  /** An append was refused. Those behind it do not follow what is there, so that nothing is to be learnt from what becomes of them. */
+  #refusal: { readonly error: unknown } | undefined;
+  #retryMs = FIRST_RETRY_MS;
   readonly #appends = new Set<Promise<void>>();
   /** Writers wait for what is durable there (rule K4): it is synced as often as it can be, and not as rarely. */
   isEager = false;
@@ -82,8 +87,9 @@ export class Shipping {
     this.poke();
   }
 
-  /** Begins where the secondary's log ends, durably. */
-  start(fromLsn: Lsn): void {
+  /** Begins where the secondary's log ends, durably. That has a ring of so many bytes. */
+  start(fromLsn: Lsn, ringBytes: number): void {
+    this.#appendBytes = Math.min(APPEND_BYTES, ringBytes * RING_SHARE);
     this.#sentLsn = fromLsn;
     this.#receivedLsn = fromLsn;
     this.#durableLsn = fromLsn;
@@ -117,7 +123,7 @@ export class Shipping {
   async #run(): Promise<void> {
     while (!this.#stopped) {
       const seen = this.#pokes;
-      if (this.#full) await this.#whenRoom();
+      if (this.#refusal !== undefined) await this.#afterRefusal(this.#refusal.error);
       else if (this.#sentLsn < this.#toLsn && this.#flightBytes < FLIGHT_BYTES) await this.#send();
       else if (this.#pokes === seen)
         await new Promise<void>((resolve) => {
@@ -128,7 +134,7 @@ export class Shipping {
 
   async #send(): Promise<void> {
     const lsn = this.#sentLsn;
-    const bytes = await this.#state.logReader.ship(lsn, this.#toLsn, APPEND_BYTES);
+    const bytes = await this.#state.logReader.ship(lsn, this.#toLsn, this.#appendBytes);
     if (this.#stopped) return;
     this.#sentLsn = lsn + bytes.length / LOG_SECTOR_BYTES;
     this.#flightBytes += bytes.length;
@@ -148,6 +154,8 @@ export class Shipping {
       return;
     }
     const endLsn = lsn + bytes.length / LOG_SECTOR_BYTES;
+    this.#retryMs = FIRST_RETRY_MS;
+    this.#hooks.full(undefined);
     this.#receivedLsn = Math.max(this.#receivedLsn, endLsn);
     this.#hooks.received(this.#receivedLsn);
     this.#hooks.shipped(bytes.length);
@@ -173,15 +181,9 @@ export class Shipping {
     );
   }
 
+  /** The answers may come in any order: that it is full explains the others. */
   #refused(error: unknown): void {
-    if (!isFull(error)) {
-      this.#fail(error);
-      return;
-    }
-    if (this.#full) return;
-    this.#full = true;
-    this.#hooks.full(error.message);
-    this.#syncSoon();
+    if (this.#refusal === undefined || isFull(error)) this.#refusal = { error };
     this.poke();
   }
 
@@ -192,16 +194,23 @@ export class Shipping {
     this.#hooks.failed(error);
   }
 
-  /** What was refused is sent again, from where its log ends now. */
-  async #whenRoom(): Promise<void> {
-    await Promise.allSettled([...this.#appends]);
-    await this.#pause(FULL_RETRY_MS);
+  /** Where it had no room, what was refused is sent again, from where its log ends now. */
+  async #afterRefusal(first: unknown): Promise<void> {
+    await Promise.all([...this.#appends]);
+    const error = this.#refusal?.error ?? first;
+    if (!isFull(error)) {
+      this.#fail(error);
+      return;
+    }
+    this.#hooks.full(error.message);
+    this.#syncSoon();
+    await this.#pause(this.#retryMs);
     if (this.#stopped) return;
+    this.#retryMs = Math.min(LAST_RETRY_MS, this.#retryMs * 2);
     const { endLsn } = await this.#session.state();
     this.#sentLsn = endLsn;
     this.#receivedLsn = endLsn;
-    this.#full = false;
-    this.#hooks.full(undefined);
+    this.#refusal = undefined;
     this.#syncSoon();
   }
 

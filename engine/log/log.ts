@@ -61,6 +61,8 @@ export class Log {
   readonly #room: LogRoom;
   /** Payload of a write record at most, in bytes: `MAX_RECORD_BYTES`, or what a small ring takes. A multiple of 4096. */
   readonly maxRecordBytes: number;
+  /** Of a batch, with its header. */
+  readonly maxBatchBytes: number;
 
   #writtenLsn: Lsn;
   #endLsn: Lsn;
@@ -90,6 +92,7 @@ export class Log {
     this.#limits = limitsOf(state.ringBytes);
     this.#builder = new BatchBuilder(superblocks.identity, endCrc, this.#limits);
     this.maxRecordBytes = this.#limits.maxRecordBytes;
+    this.maxBatchBytes = this.#limits.maxBatchBytes;
     this.#writtenLsn = state.endLsn;
     this.#endLsn = state.endLsn;
     this.#allocated = state.allocated;

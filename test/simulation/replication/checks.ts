@@ -63,6 +63,8 @@ async function checkSecondary(cluster: Cluster, node: SimNode): Promise<void> {
   const { group } = node;
   const { history } = cluster;
   const before = group?.replica?.state();
+  // Another look may end before this one, and have seen what came later.
+  const { shownAt } = node;
   if (group === undefined || before === undefined) return;
   const found = await readAll(
     cluster,
@@ -72,11 +74,11 @@ async function checkSecondary(cluster: Cluster, node: SimNode): Promise<void> {
   if (found === undefined || node.group !== group || after === undefined) return;
   const still = before.horizonLsn === after.horizonLsn && before.resyncing === after.resyncing;
   if (!still) {
-    const wrong = history.explains(found, node.shownAt, history.now);
+    const wrong = history.explains(found, shownAt, history.now);
     if (wrong === undefined) return;
     throw new Violation(
       '3 (replica)',
-      `node ${node.number} shows cells of no state since ${node.shownAt}: ${history.nearest(found, node.shownAt)}`,
+      `node ${node.number} shows cells of no state since ${shownAt}: ${history.nearest(found, shownAt)}`,
     );
   }
   showsOneState(cluster, node, found);
@@ -110,6 +112,7 @@ async function checkSnapshots(cluster: Cluster, node: SimNode): Promise<void> {
     // One of a secondary's own is looked at where it is taken.
     if (known === undefined) continue;
     const devices = volumeNames(cluster).map((name) => group.snapshotVolume(view.name, name));
+    const { begun, ended } = node.ownWrites;
     let found: Cells | undefined;
     try {
       found = await readAll(cluster, devices);
@@ -120,6 +123,7 @@ async function checkSnapshots(cluster: Cluster, node: SimNode): Promise<void> {
     // It may have been deleted, or refreshed, meanwhile.
     const isStill = group.snapshots.some((one) => one.id === view.id && one.name === view.name);
     if (found === undefined || !isStill || node.group !== group) continue;
+    if (begun !== ended || begun !== node.ownWrites.begun || node.unsure.has(view.id)) continue;
     const image = node.number === 0 ? cluster.history.imageWithOwn(known) : withOwn(cluster, node, view.id);
     const wrong = difference(image, found);
     if (wrong !== undefined)

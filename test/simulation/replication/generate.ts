@@ -59,7 +59,7 @@ export function generateCluster(
   const draw = drawer(random, prefer.plan?.volumeSectors ?? volumeSectors, 1 + secondaries.length, hurry);
   const list: ClusterOperation[] = [];
   while (list.length < count) list.push(draw(pickWeighted(random, weights)));
-  return {
+  const plan = {
     seed,
     schedule: random.below(2 ** 32),
     volumeSectors,
@@ -77,6 +77,12 @@ export function generateCluster(
     ...prefer.plan,
     operations: list,
   };
+  // One of which the log is smaller than that is refused.
+  const fitting = plan.secondaries.map((one) => ({
+    ...one,
+    logBytes: Math.max(one.logBytes, plan.logBytes / 2),
+  }));
+  return { ...plan, secondaries: fitting };
 }
 
 function secondary(random: Random, operations: number): SecondaryPlan {

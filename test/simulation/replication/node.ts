@@ -22,6 +22,10 @@ export class SimNode implements Host {
   isUp = false;
   /** The number of the state that it showed last: it never shows an earlier one again. */
   shownAt = 0;
+  /** Writes through its snapshots: what those show is in between while they differ. */
+  readonly ownWrites = { begun: 0, ended: 0 };
+  /** Its snapshots that a write may be in that was made through what they were before a refresh, by id. */
+  readonly unsure = new Set<string>();
   readonly #report: (error: unknown) => void;
 
   constructor(number: number, scheduler: Scheduler, traits: Traits, report: (error: unknown) => void) {

@@ -1,5 +1,6 @@
 /** Makes a run of several nodes: does what the plan says, step by step, and checks what has to hold. */
 import { EngineError } from '../../../engine/errors.ts';
+import { LOG_SECTOR_BYTES } from '../../../engine/units.ts';
 import { CELL_BYTES, cellValue, putCell } from '../cells.ts';
 import { Violation } from '../image.ts';
 import { reactions } from '../scheduler.ts';
@@ -12,6 +13,8 @@ import type { ClusterOperation, ClusterPlan } from './plan.ts';
 
 /** How long is waited for a request that something may hold up. */
 const HELD_STEPS = 2000;
+/** Share of the log that may be written and not durable, and nobody waits for a sync. */
+const UNSYNCED = 1 / 8;
 /** The log takes no zeroes and no control record when it is fuller than that, so that what is asked for is seen at once. */
 const ROOMY = 0.5;
 
@@ -179,6 +182,10 @@ export class ClusterWorld {
     const { group, history } = cluster;
     const device = group?.volumes.get(`v${volume}`);
     if (group === undefined || device === undefined || group.mode !== 'logged' || !isRoomy(group)) return;
+    // A disk that holds up writers has it wait, or much that is not durable, and nobody here could tell when it is logged.
+    const { endLsn, durableLsn, sizeBytes } = group.log;
+    const isWaited = (endLsn - durableLsn) * LOG_SECTOR_BYTES > sizeBytes * UNSYNCED;
+    if (cluster.plan.traits.tryRefusal > 0 || isWaited) return;
     const before = group.log.endLsn;
     const number = ++cluster.requests;
     const what = `trim #${number} of v${volume} ${cell}+${cells}`;
@@ -317,15 +324,20 @@ export class ClusterWorld {
     cluster.note(
       () => `write #${number} through ${snapshot.name} of node ${node.number}: v${volume} ${cell}+${cells}`,
     );
-    // From here on it may be there; nobody looks before it has ended.
+    // From here on it may be there; what somebody sees who looks meanwhile says nothing.
     if (node.number === 0)
       for (let at = cell; at < cell + cells; at++)
         snapshot.modified[volume]?.add(Math.floor(at / cluster.history.regionCells));
+    node.ownWrites.begun++;
     const writing = device.write(bytes, 0, bytes.length, cell * CELL_BYTES).then(() => device.flush());
     const done = await this.#ended(
       'a write through a snapshot',
       writing.then(() => true),
     );
+    node.ownWrites.ended++;
+    // Who has it open keeps it open through a refresh: the write may be in what it is now.
+    const now = group.snapshots.find(({ name }) => name === snapshot.name);
+    if (now !== undefined && now.id !== snapshot.id) node.unsure.add(now.id);
     if (done !== true) return;
     for (let index = 0; index < cells; index++)
       own[volume]?.set(cell + index, cellValue(number, cell + index));
