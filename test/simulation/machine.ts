@@ -106,6 +106,7 @@ export class Machine {
 
   /** Looks at what changed by itself. */
   observe(): void {
+    this.#noteCheckpoint();
     const mode = this.group?.mode ?? 'direct';
     if (this.group !== undefined && mode !== this.model.mode) {
       this.note(() => `the group is in ${mode} mode`);
@@ -141,6 +142,15 @@ export class Machine {
       const snapshot = this.model.find(name);
       const isThere = this.group.snapshots.some((view) => view.id === snapshot?.id);
       if (snapshot !== undefined && !snapshot.leaving && !isThere) this.model.forget(snapshot);
+    }
+  }
+
+  /** A later checkpoint is in a record that was written whole: what a disk refused before is not there any more. What a dead process left is looked at first. */
+  #noteCheckpoint(): void {
+    if (this.group === undefined || this.death !== undefined) return;
+    for (const snapshot of this.model.snapshots) {
+      const since = snapshot.mayHaveLeftSince;
+      if (since !== undefined && this.group.log.checkpointLsn > since) snapshot.mayHaveLeftSince = undefined;
     }
   }
 
