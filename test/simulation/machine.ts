@@ -159,7 +159,8 @@ export class Machine {
     const volume = fileKind(name) === 'volume';
     const index = Number(/v(\d+)/.exec(name)?.[1] ?? 0);
     // While a group logs, what its volumes lack is written again from the log; but for what was written before it did.
-    if (volume && this.model.mode === 'logged' && !this.model.owesDirect(index)) return;
+    const isLogged = this.model.mode === 'logged' || this.group === undefined;
+    if (volume && isLogged && !this.model.owesDirect(index)) return;
     // What was not durable of these is written again by the next process, before it counts (rule L6).
     const isLog = fileKind(name) === 'log';
     if (isLog) this.#logLost = true;

@@ -294,7 +294,10 @@ export class World {
       while (machine.group === undefined) {
         await machine.scheduler.clock().turn();
         if (state.abandoned) return;
-        if (machine.group === undefined && machine.inFlight.size === 0) machine.beginOpen();
+        if (machine.group !== undefined || machine.inFlight.size > 0) continue;
+        // A process that could not open it because of a sync leaves what one that dies after a failed sync leaves.
+        if (machine.lossy) machine.die(false);
+        machine.beginOpen();
       }
       await this.#look();
       done();
