@@ -5,6 +5,7 @@ import { restoreBounds } from './checks.ts';
 import { groups, type SimSnapshotView, supported } from './engine-api.ts';
 import { Violation } from './image.ts';
 import type { Flight, Machine } from './machine.ts';
+import { matchSnapshots } from './matching.ts';
 import type { Request } from './model.ts';
 import { type Operation, REGION_BYTES } from './plan.ts';
 import type { SnapshotModel } from './snapshot-model.ts';
@@ -112,16 +113,24 @@ export class Control {
     snapshot.leaving = true;
     const done = (): void => {
       machine.model.forget(snapshot);
+      this.#recordWritten();
       if (snapshot.name !== UNDO) machine.deletedName = snapshot.name;
       if (machine.open.snapshots.some((view) => view.name === snapshot.name))
         throw new Violation('4', `${snapshot.name} was deleted and is in the list`);
     };
     const deleting = machine.open.deleteSnapshot(snapshot.name);
     machine.follow(this.#flight(`delete ${snapshot.name}`), deleting, done, (error) => {
-      snapshot.mayHaveLeft ||= error.code === 'disk';
+      // No log is asked: unless a disk refused the record, nothing was changed.
+      snapshot.leaving = false;
+      if (error.code === 'disk') snapshot.mayHaveLeftSince = machine.open.log.checkpointLsn;
       this.reconcile([snapshot]);
       return this.#excused(error, snapshot);
     });
+  }
+
+  /** A deletion is in the group's record, and what is done to a snapshot comes after any record in doubt: what a disk refused before is gone. */
+  #recordWritten(): void {
+    for (const snapshot of this.#machine.model.snapshots) snapshot.mayHaveLeftSince = undefined;
   }
 
   rename(snapshot: SnapshotModel): void {
@@ -130,6 +139,7 @@ export class Control {
     snapshot.nameToBe = to;
     const flight = this.#flight(`rename ${snapshot.name} to ${to}`);
     const done = (): void => {
+      this.#recordWritten();
       snapshot.name = to;
       snapshot.nameToBe = undefined;
     };
@@ -153,6 +163,7 @@ export class Control {
     snapshot.leaving = true;
     const flight = this.#flight(`refresh ${snapshot.name}${force ? ' by force' : ''}`, true);
     const done = (view: SimSnapshotView): void => {
+      this.#recordWritten();
       machine.model.forget(snapshot);
       machine.model.snapshotTaken(fresh, view.id);
       fresh.lsn = view.lsn;
@@ -167,20 +178,20 @@ export class Control {
 
   async detach(snapshot: SnapshotModel): Promise<void> {
     const machine = this.#machine;
-    const already = this.#view(snapshot)?.state !== 'attached';
     const detaching = machine.open.detachSnapshot(snapshot.name);
     snapshot.detachAsked = true;
     const done = (): void => {
+      this.#recordWritten();
       snapshot.detachAsked = false;
     };
     machine.follow(this.#flight(`detach ${snapshot.name}`), detaching, done, (error) => {
       snapshot.detachAsked = false;
-      // One that was acknowledged before shows once its record is applied.
+      // It was asked before; a detach that was acknowledged shows once its record is applied.
       const state = this.#view(snapshot)?.state;
-      const meanwhile =
+      const isSecond =
         (error.code === 'in-use' && state === 'detaching') ||
-        (error.code === 'invalid' && state === 'detached');
-      return already || meanwhile || this.#excused(error, snapshot);
+        (error.code === 'invalid' && (state === 'detached' || state === 'refreshing'));
+      return isSecond || this.#excused(error, snapshot);
     });
   }
 
@@ -207,6 +218,7 @@ export class Control {
       flight,
       restoring,
       (result) => {
+        this.#recordWritten();
         if (old !== undefined) model.forget(old);
         machine.restorable += result.plan.regions;
         model.snapshotTaken(undo, result.undo.id);
@@ -344,61 +356,4 @@ export class Control {
       refused,
     );
   }
-}
-
-/**
- * Whether a snapshot may be gone: because it was asked to go, or was never acknowledged; or because it was given up. Of a process that has died one
- * may not have been told.
- */
-function mayBeGone(machine: Machine, snapshot: SnapshotModel, hasDied: boolean): boolean {
-  if (snapshot.capturing || snapshot.leaving || machine.givenUp.has(snapshot.name)) return true;
-  if (hasDied && snapshot.mayHaveLeft) return true;
-  return hasDied && machine.shortEver && machine.plan.onFull === 'give-up';
-}
-
-/**
- * Brings the model's snapshots in line with those that there are, after a refusal, or (`ended` is undefined) after a crash. Each that is there has to be
- * known, and each that was acknowledged has to be there. What is asked of those not in `ended` is under way still.
- */
-export function matchSnapshots(
-  machine: Machine,
-  views: readonly SimSnapshotView[],
-  ended: readonly SnapshotModel[] | undefined,
-): void {
-  const { model } = machine;
-  const isOpen = (snapshot: SnapshotModel): boolean =>
-    snapshot.isAsked && ended !== undefined && !ended.includes(snapshot);
-  const left = new Set(model.snapshots.filter((snapshot) => !isOpen(snapshot)));
-  for (const view of views) {
-    const known = model.snapshots.find((snapshot) => snapshot.id === view.id);
-    const fresh = model.snapshots.filter((snapshot) => snapshot.capturing && snapshot.name === view.name);
-    // A detached one that was refreshed keeps its id, and has another place in the order.
-    const moved = known !== undefined && known.lsn !== undefined && known.lsn !== view.lsn;
-    const snapshot = (moved ? fresh[0] : known) ?? known ?? fresh.find((one) => !isOpen(one)) ?? fresh[0];
-    if (snapshot === undefined)
-      throw new Violation(
-        '4',
-        `there is a snapshot ${view.name} (${view.id}) that nobody took, or that was deleted`,
-      );
-    if (!isOpen(snapshot)) matchOne(machine, snapshot, view);
-    left.delete(snapshot);
-  }
-  for (const snapshot of left) {
-    if (!mayBeGone(machine, snapshot, ended === undefined))
-      throw new Violation('4', `snapshot ${snapshot.name} was acknowledged, and is gone`);
-    model.forget(snapshot);
-  }
-}
-
-function matchOne({ model }: Machine, snapshot: SnapshotModel, view: SimSnapshotView): void {
-  if (view.local !== snapshot.local)
-    throw new Violation('4 (S7)', `snapshot ${view.name} was taken as local: ${snapshot.local}, and is not`);
-  if (view.name === snapshot.nameToBe) snapshot.name = view.name;
-  if (view.name !== snapshot.name)
-    throw new Violation('4', `snapshot ${snapshot.name} is called ${view.name}, and nobody renamed it`);
-  snapshot.nameToBe = undefined;
-  snapshot.leaving = false;
-  snapshot.detachAsked = false;
-  if (snapshot.capturing) model.snapshotTaken(snapshot, view.id);
-  snapshot.lsn = view.lsn;
 }

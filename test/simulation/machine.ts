@@ -115,6 +115,7 @@ export class Machine {
 
   /** Looks at what changed by itself. */
   observe(): void {
+    this.#noteCheckpoint();
     const mode = this.group?.mode ?? 'direct';
     if (this.group !== undefined && mode !== this.model.mode) {
       this.note(() => `the group is in ${mode} mode`);
@@ -153,12 +154,22 @@ export class Machine {
     }
   }
 
+  /** A later checkpoint is in a record that was written whole: what a disk refused before is not there any more. What a dead process left is looked at first. */
+  #noteCheckpoint(): void {
+    if (this.group === undefined || this.death !== undefined) return;
+    for (const snapshot of this.model.snapshots) {
+      const since = snapshot.mayHaveLeftSince;
+      if (since !== undefined && this.group.log.checkpointLsn > since) snapshot.mayHaveLeftSince = undefined;
+    }
+  }
+
   #syncFailed(name: string): void {
     this.note(() => `a sync of ${name} failed`);
     const volume = fileKind(name) === 'volume';
     const index = Number(/v(\d+)/.exec(name)?.[1] ?? 0);
     // While a group logs, what its volumes lack is written again from the log; but for what was written before it did.
-    if (volume && this.model.mode === 'logged' && !this.model.owesDirect(index)) return;
+    const isLogged = this.model.mode === 'logged' || this.group === undefined;
+    if (volume && isLogged && !this.model.owesDirect(index)) return;
     // What was not durable of these is written again by the next process, before it counts (rule L6).
     if (fileKind(name) === 'record') return;
     if (fileKind(name) === 'log') {

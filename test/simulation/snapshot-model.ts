@@ -17,8 +17,11 @@ export class SnapshotModel {
   readonly local: boolean;
   /** It was asked to go, and nobody was told that it has. */
   leaving = false;
-  /** A disk refused to take its name away durably, and may have done so all the same: who comes next may find it so. */
-  mayHaveLeft = false;
+  /**
+   * A disk refused to take its name away durably, and may have done so all the same: who comes next may find it so, unless the group's record was written
+   * again. The checkpoint that the record before it had; a later one is in a record that was written since.
+   */
+  mayHaveLeftSince: number | undefined;
   /** It was asked to become a copy that stands for itself. */
   detachAsked = false;
   /** Where it was taken, as the group says. */

@@ -1,12 +1,13 @@
 /** Makes a run: does what the plan says, step by step, and checks what has to hold. */
 
 import { beginVerify, checkMaps, snapshotTarget, volumeTarget } from './checks.ts';
-import { Control, matchSnapshots } from './control.ts';
+import { Control } from './control.ts';
 import { createGroup } from './creation.ts';
 import { damageLog } from './damage.ts';
 import { supported } from './engine-api.ts';
 import { Violation } from './image.ts';
 import { Machine } from './machine.ts';
+import { matchSnapshots } from './matching.ts';
 import type { Death } from './model.ts';
 import { idle, waitForSpace, whenFull } from './moments.ts';
 import type { Operation, OperationName, Plan } from './plan.ts';
@@ -293,7 +294,10 @@ export class World {
       while (machine.group === undefined) {
         await machine.scheduler.clock().turn();
         if (state.abandoned) return;
-        if (machine.group === undefined && machine.inFlight.size === 0) machine.beginOpen();
+        if (machine.group !== undefined || machine.inFlight.size > 0) continue;
+        // A process that could not open it because of a sync leaves what one that dies after a failed sync leaves.
+        if (machine.lossy) machine.die(false);
+        machine.beginOpen();
       }
       await this.#look();
       done();
