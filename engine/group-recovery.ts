@@ -3,7 +3,8 @@
  * index and at the head of the chain as if it had just been appended. The applier does the rest, while the group is in use already.
  */
 import type { Clock } from './clock.ts';
-import { type Control, decodeControl } from './control-record.ts';
+import { controlOf } from './control-queue.ts';
+import type { Control } from './control-record.ts';
 import type { DiskFolder } from './disk/disk.ts';
 import { EngineError } from './errors.ts';
 import type { OpenGroup } from './group-files.ts';
@@ -319,13 +320,6 @@ function addPending(
       throw new EngineError('corrupt', `the log at ${batch.lsn} writes where the group has no volume`);
     volume.pending.add(record);
   }
-}
-
-export function controlOf(state: GroupState, batch: LogBatch): Control {
-  return decodeControl(batch.control ?? Buffer.alloc(0), (name) => {
-    const volume = state.volumes.find((candidate) => candidate.name === name);
-    return volume === undefined ? undefined : state.regionCount(volume);
-  });
 }
 
 /** Files that a crash left behind: nothing names them. */

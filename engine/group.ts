@@ -4,17 +4,18 @@
  * It composes the parts and holds no state of its own. `GroupState` is what they share; the way of a write is `Volume` → `WritePath` → `Log` →
  * `Applier`; `Snapshots` is what users change; `Background` does what nobody waits for.
  */
-import { appendControl } from './append-control.ts';
 import { Background } from './background.ts';
 import type { Clock } from './clock.ts';
 import { Condition } from './condition.ts';
-import type { Control } from './control-record.ts';
+import { ControlQueue } from './control-queue.ts';
 import type { Disk, DiskFolder } from './disk/disk.ts';
 import { EngineError } from './errors.ts';
+import { GivingUp } from './giving-up.ts';
 import { closeGroup, closeParts } from './group-closing.ts';
 import { GroupFailure } from './group-failure.ts';
 import { createGroup, destroyGroup, type OpenGroup, openGroup } from './group-files.ts';
-import { controlOf, type RecoveredGroup, recover } from './group-recovery.ts';
+import { type RecoveredGroup, recover } from './group-recovery.ts';
+import { settled } from './group-settling.ts';
 import type { GroupSpec } from './group-spec.ts';
 import type { GroupCounters, GroupEvent, GroupState } from './group-state.ts';
 import { type ImportResult, importImage } from './import.ts';
@@ -22,6 +23,7 @@ import { Links, type LinksHost } from './link/links.ts';
 import type { PeerConnector } from './link/peer.ts';
 import { Applier } from './log/applier.ts';
 import { enterDirect, needsLog } from './log/direct-entry.ts';
+import { type LogStatus, logStatusOf } from './log/log-status.ts';
 import type { LogBatch } from './log/record.ts';
 import { WritePath } from './log/write-path.ts';
 import type { RegionRun } from './map/region-map.ts';
@@ -48,17 +50,6 @@ export interface GroupOptions {
   readonly firstLsn?: Lsn;
 }
 
-export interface LogStatus {
-  readonly sizeBytes: number;
-  readonly usedBytes: number;
-  readonly endLsn: Lsn;
-  readonly durableLsn: Lsn;
-  readonly appliedLsn: Lsn;
-  readonly checkpointLsn: Lsn;
-  /** Memory that holds payload of records not yet applied. */
-  readonly pendingBytes: number;
-}
-
 export class Group {
   readonly name: string;
   readonly role: 'primary' | 'secondary';
@@ -72,6 +63,7 @@ export class Group {
   readonly #state: GroupState;
   readonly #opened: OpenGroup;
   readonly #effects: ControlEffects;
+  readonly #controls: ControlQueue;
   readonly #path: WritePath;
   readonly #failure: GroupFailure;
   readonly #applier: Applier;
@@ -79,11 +71,9 @@ export class Group {
   readonly #snapshots: Snapshots;
   readonly #operations: Operations;
   readonly #changes = new Condition();
-  /** Control records at the head that are not applied. Bounded by the log. */
-  readonly #controls = new Map<LogBatch, Control | null>();
-  readonly #replica: Replica | undefined;
-  /** Snapshots are being given up (rule S8). */
-  #givingUp = false;
+  readonly #givingUp: GivingUp;
+  /** What a secondary answers its primary; undefined on a primary. */
+  readonly replica: Replica | undefined;
   #closing: Promise<void> | undefined;
 
   private constructor(opened: OpenGroup, recovered: RecoveredGroup, options: GroupOptions) {
@@ -101,16 +91,18 @@ export class Group {
     this.#path = new WritePath(state, isLogged ? 'logged' : 'direct');
     this.#failure = new GroupFailure(state, this.#path, this.#changes);
     this.#applier = new Applier(state, this.#applierHooks());
+    this.#controls = new ControlQueue(state, recovered.effects, this.#applier, this.#changes);
     this.#background = new Background(state, this.#backgroundHooks());
     this.#background.copyBytesPerSecond = options.copyBytesPerSecond ?? 0;
     this.#snapshots = new Snapshots(state, recovered.effects, {
-      beginLogging: () => this.#path.leaveDirect((until) => this.#applier.pause(until)),
-      enqueue: (batch, control) => this.#enqueueControl(batch, control),
+      beginLogging: () => this.#beginLogging(),
+      controls: this.#controls,
       applied: (lsn) => this.#applied(lsn),
       gaveUp: () => this.#retryNow(),
       check: () => this.#check(),
       isSecondary: record.replica !== null,
     });
+    this.#givingUp = new GivingUp(state, this.#snapshots, this.#background, this.#changes);
     this.#operations = new Operations(state, this.#applier);
     this.#path.onBatch = (batch) => this.#applier.enqueue(batch);
     state.log.onFailure = (error) => this.#failure.logFailed(error, this.volumes.values());
@@ -121,10 +113,10 @@ export class Group {
       ]),
     );
     this.links = new Links(state, this.#linksHost(options.connector));
-    this.#replica = this.#makeReplica(recovered);
+    this.replica = this.#makeReplica(recovered);
     state.log.onDurable = () => {
       this.#applier.poke();
-      this.#replica?.poke();
+      this.replica?.poke();
       this.links.logDurable();
     };
     this.#start(recovered);
@@ -191,11 +183,6 @@ export class Group {
     return this.#state.record.id;
   }
 
-  /** What a secondary answers its primary; undefined on a primary. */
-  get replica(): Replica | undefined {
-    return this.#replica;
-  }
-
   /** Direct: writes go straight to the volumes (rule L4). */
   get mode(): 'direct' | 'logged' {
     return this.#path.mode;
@@ -212,16 +199,7 @@ export class Group {
   }
 
   get log(): LogStatus {
-    const { log, checkpointLsn } = this.#state;
-    return {
-      sizeBytes: log.capacityBytes,
-      usedBytes: log.usedBytes,
-      endLsn: log.endLsn,
-      durableLsn: log.durableLsn,
-      appliedLsn: this.#applier.appliedLsn,
-      checkpointLsn,
-      pendingBytes: log.keptBytes,
-    };
+    return logStatusOf(this.#state, this.#applier.appliedLsn);
   }
 
   get counters(): GroupCounters {
@@ -242,7 +220,7 @@ export class Group {
   }
 
   createSnapshot(name: string, options: { readonly local?: boolean } = {}): Promise<SnapshotView> {
-    const replica = this.#replica;
+    const replica = this.replica;
     if (replica === undefined) return this.#snapshots.create(name, options);
     if (options.local !== true)
       return this.#refused('a snapshot of all members is taken', 'use --local for one of this node alone');
@@ -254,19 +232,18 @@ export class Group {
   }
 
   renameSnapshot(name: string, to: string): Promise<void> {
-    if (this.#replica !== undefined) return this.#refused('snapshots are renamed');
+    if (this.replica !== undefined) return this.#refused('snapshots are renamed');
     return this.#snapshots.rename(name, to);
   }
 
   refreshSnapshot(name: string, options: { readonly force?: boolean } = {}): Promise<SnapshotView> {
-    if (this.#replica !== undefined) return this.#refused('snapshots are refreshed');
+    if (this.replica !== undefined) return this.#refused('snapshots are refreshed');
     return this.#snapshots.refresh(name, options);
   }
 
   detachSnapshot(name: string): Promise<void> {
     const isLocal = this.#effects.find(name)?.local ?? true;
-    if (this.#replica !== undefined && !isLocal)
-      return this.#refused('snapshots of all members are detached');
+    if (this.replica !== undefined && !isLocal) return this.#refused('snapshots of all members are detached');
     return this.#snapshots.detach(name);
   }
 
@@ -275,7 +252,7 @@ export class Group {
   }
 
   restore(name: string, options: { readonly volume?: string } = {}): Promise<RestoreResult> {
-    if (this.#replica !== undefined) return this.#refused('the group is restored');
+    if (this.replica !== undefined) return this.#refused('the group is restored');
     return this.#snapshots.restore(name, options);
   }
 
@@ -294,34 +271,12 @@ export class Group {
    * `not-found`, `invalid` when it is larger than the volume, `disk`.
    */
   async import(volumeName: string, image: Disk): Promise<ImportResult> {
-    if (this.#replica !== undefined) return await this.#refused('volumes are imported into');
+    if (this.replica !== undefined) return await this.#refused('volumes are imported into');
     const volume = this.volumes.get(volumeName);
     if (volume === undefined)
       throw new EngineError('not-found', `the group has no volume ${JSON.stringify(volumeName)}`);
     return await this.#operations.during('import', volumeName, image.sizeBytes, 'bytes', (progress) =>
       importImage(volume, image, this.#state.clock, progress),
-    );
-  }
-
-  /** Keeps a secondary from applying what comes ([0061]), durably. Throws `invalid` on a primary. */
-  freeze(): Promise<void> {
-    return this.#secondary().setFrozen(true);
-  }
-
-  thaw(): Promise<void> {
-    return this.#secondary().setFrozen(false);
-  }
-
-  /** What a secondary gets is applied so many seconds after it came. */
-  setApplyDelay(seconds: number): Promise<void> {
-    return this.#secondary().setApplyDelay(seconds);
-  }
-
-  #secondary(): Replica {
-    if (this.#replica !== undefined) return this.#replica;
-    throw new EngineError(
-      'invalid',
-      `group ${this.name} is a primary, and applies what it writes: this is for replicas`,
     );
   }
 
@@ -333,21 +288,15 @@ export class Group {
   }
 
   /** Resolves when nothing is left to do in the background, or nothing can be done because a disk refuses. */
-  async settled(): Promise<void> {
-    const stuck = () => this.failure !== undefined || this.stall !== undefined || this.#closing !== undefined;
-    while (!stuck()) {
-      await this.#state.log.sync().catch(() => {});
-      await this.#replica?.settled();
-      this.#applier.hurry();
-      this.#applier.checkpointSoon();
-      await this.#changes.until(() => this.#applier.isSettled || stuck());
-      if (stuck()) return;
-      this.#background.poke();
-      await this.#background.idle();
-      const restoring = this.#state.chain.restores.length > 0;
-      if (restoring) await this.#changes.until(() => this.#state.chain.restores.length === 0 || stuck());
-      else if (this.#applier.isSettled && this.#replica?.isIdle !== false) return;
-    }
+  settled(): Promise<void> {
+    return settled({
+      state: this.#state,
+      applier: this.#applier,
+      background: this.#background,
+      replica: this.replica,
+      changes: this.#changes,
+      isStuck: () => this.failure !== undefined || this.stall !== undefined || this.#closing !== undefined,
+    });
   }
 
   /** Applies what it can, makes everything durable, and closes. Rejects with the first error, after everything is closed. */
@@ -365,7 +314,7 @@ export class Group {
       snapshots: this.#snapshots,
       background: this.#background,
       applier: this.#applier,
-      replica: this.#replica,
+      replica: this.replica,
       links: this.links,
       changes: this.#changes,
       isWorking: () => this.#applier.stall === undefined && this.failure === undefined,
@@ -373,12 +322,12 @@ export class Group {
   }
 
   #start({ batches, controls }: RecoveredGroup): void {
-    for (const [batch, control] of controls) this.#controls.set(batch, control);
+    for (const [batch, control] of controls) this.#controls.recovered(batch, control);
     for (const batch of batches) this.#applier.enqueue(batch);
     const last = batches.at(-1);
     if (last !== undefined) this.#operations.beginReplay(last.endLsn);
     this.#applier.start();
-    this.#replica?.start();
+    this.replica?.start();
     this.#background.start();
     this.#background.poke();
     this.links.start();
@@ -387,12 +336,8 @@ export class Group {
   #linksHost(connector: PeerConnector | undefined): LinksHost {
     return {
       connector,
-      beginLogging: () => this.#path.leaveDirect((until) => this.#applier.pause(until)),
-      append: (control) => {
-        this.#check();
-        const enqueue = (batch: LogBatch, appended: Control) => this.#enqueueControl(batch, appended);
-        return appendControl(this.#state, this.#effects, enqueue, control);
-      },
+      beginLogging: () => this.#beginLogging(),
+      controls: this.#controls,
       snapshots: () => this.#effects.named,
       applied: (lsn) => this.#applied(lsn),
       appliedLsn: () => this.#applier.appliedLsn,
@@ -408,19 +353,13 @@ export class Group {
 
   #applierHooks() {
     return {
-      prepareControl: async (batch: LogBatch) => {
-        const control = this.#controls.get(batch);
-        if (control === null) return () => {};
-        return await this.#effects.prepare(control ?? controlOf(this.#state, batch));
-      },
-      controlApplied: (batch: LogBatch) => {
-        this.#controls.delete(batch);
-      },
+      prepareControl: (batch: LogBatch) => this.#controls.prepare(batch),
+      controlApplied: (batch: LogBatch) => this.#controls.applied(batch),
       flushMaps: async () => {
         for (const tracker of this.#state.trackers) await tracker.flush();
       },
-      giveUp: () => this.#giveUp(),
-      writersWait: () => this.#path.writersWait || this.#replica?.wantsRoom === true,
+      giveUp: async () => this.#closing === undefined && (await this.#givingUp.one()),
+      writersWait: () => this.#path.writersWait || this.replica?.wantsRoom === true,
       freed: () => this.#path.freed(),
       checkpointed: () => {
         this.#path.shareMemory(this.#state.mapBytes);
@@ -433,7 +372,7 @@ export class Group {
       progress: () => {
         this.#background.poke();
         this.#operations.applied();
-        this.#replica?.poke();
+        this.replica?.poke();
         this.#changes.changed();
       },
     };
@@ -452,8 +391,7 @@ export class Group {
     if (needs === undefined) return undefined;
     return new Replica(state, effects, needs, {
       applier: this.#applier,
-      admit: (batch, control) => this.#admit(batch, control),
-      controlOf: (batch) => controlOf(state, batch),
+      controls: this.#controls,
       changed: () => this.#changes.changed(),
       bug: (error) => this.#failure.broke(error),
       until: (holds) => this.#changes.until(holds),
@@ -462,18 +400,9 @@ export class Group {
     });
   }
 
-  /** A batch of the primary is part of what this secondary shows. */
-  #admit(batch: LogBatch, control: Control | null | undefined): void {
-    if (control != null) this.#effects.append(control, batch.lsn);
-    if (control !== undefined) this.#controls.set(batch, control);
-    for (const record of batch.records) this.#state.volumes[record.volumeIndex]?.pending.add(record);
-    this.#applier.enqueue(batch);
-  }
-
-  #enqueueControl(batch: LogBatch, control: Control): void {
-    this.#controls.set(batch, control);
-    this.#applier.enqueue(batch);
-    this.#changes.changed();
+  /** Leaves direct mode if need be; all that was written before is durable when it resolves. */
+  #beginLogging(): Promise<void> {
+    return this.#path.leaveDirect((until) => this.#applier.pause(until));
   }
 
   async #applied(lsn: Lsn): Promise<void> {
@@ -492,25 +421,12 @@ export class Group {
       applier: this.#applier,
       changes: this.#changes,
       isChanging: () =>
-        this.#snapshots.isBusy || this.links.isBusy || this.#givingUp || this.#closing !== undefined,
+        this.#snapshots.isBusy ||
+        this.links.isBusy ||
+        this.#givingUp.isUnderWay ||
+        this.#closing !== undefined,
       isStuck: () => this.stall !== undefined || this.failure !== undefined,
     });
-  }
-
-  /** A disk is full (rule S8). Whether space was made. */
-  async #giveUp(): Promise<boolean> {
-    if (this.#state.record.onFull === 'hold' || this.#closing !== undefined) return false;
-    // The background must not wait for the applier meanwhile, which waits for the background here.
-    this.#givingUp = true;
-    this.#changes.changed();
-    try {
-      if (!(await this.#snapshots.giveUpOne())) return false;
-      await this.#background.idle();
-      return true;
-    } finally {
-      this.#givingUp = false;
-      this.#background.poke();
-    }
   }
 
   #retryNow(): void {

@@ -2,13 +2,11 @@
  * The snapshots of a group, as its users ask for them: each change is a control record at one point of the order of writes, and is there for
  * every reader once that record is durable (DESIGN's rules S4 to S7, L10).
  */
-import { appendControl } from './append-control.ts';
+import type { ControlQueue } from './control-queue.ts';
 import type { Control } from './control-record.ts';
-import { encodeControl } from './control-record.ts';
 import { turnstile } from './disk/turnstile.ts';
 import { EngineError } from './errors.ts';
 import type { GroupState } from './group-state.ts';
-import type { LogBatch } from './log/record.ts';
 import type { RegionRun } from './map/region-map.ts';
 import { checkName } from './names.ts';
 import { changedBetween, modifiedMap } from './snapshot/changes.ts';
@@ -46,8 +44,7 @@ export interface SnapshotsHost {
   readonly isSecondary: boolean;
   /** Leaves direct mode if need be; when it resolves, all that was written before is durable. */
   readonly beginLogging: () => Promise<void>;
-  /** A control batch was appended: the applier will come to it. */
-  readonly enqueue: (batch: LogBatch, control: Control) => void;
+  readonly controls: ControlQueue;
   /** Resolves once the log is applied beyond the position. */
   readonly applied: (lsn: Lsn) => Promise<void>;
   /** Something was given up: there may be space, and there is work. */
@@ -177,22 +174,10 @@ export class Snapshots {
     });
     const control: Control = { type: 'delete', id };
     this.#effects.append(control, this.#state.log.endLsn);
-    this.#tellMembers(control);
+    // The deletion holds without it (rule S4). A secondary's log has only what its primary wrote.
+    if (!this.#host.isSecondary) this.#host.controls.tellMembers(control);
     this.#emit(event, name, message);
     this.#host.gaveUp();
-  }
-
-  /** A record for other members, where there is room: the deletion holds without it (rule S4). */
-  #tellMembers(control: Control): void {
-    const { log } = this.#state;
-    if (log.failure !== undefined || this.#host.isSecondary) return;
-    try {
-      const batch = log.appendControl(encodeControl(control));
-      if (batch !== undefined) this.#host.enqueue(batch, control);
-    } catch (error) {
-      // A log that fails now has told so itself, and takes nothing back of what was done.
-      if (!(error instanceof EngineError)) throw error;
-    }
   }
 
   /** Gives it another name; an undo snapshot that was given a name is kept when the next restore is made. */
@@ -342,7 +327,7 @@ export class Snapshots {
   /** Appends a control record, and waits until it is durable. Its effect at the head is there at once. */
   async #commit(control: Control): Promise<void> {
     this.#host.check();
-    appendControl(this.#state, this.#effects, this.#host.enqueue, control);
+    this.#host.controls.append(control);
     await this.#state.log.sync();
   }
 

@@ -4,17 +4,17 @@
  */
 import type { BlockDevice } from '../engine/block-device.ts';
 import type { Disk } from '../engine/disk/disk.ts';
-import type { LogStatus } from '../engine/group.ts';
 import type { GroupCounters } from '../engine/group-state.ts';
 import type { ImportResult } from '../engine/import.ts';
+import type { LogStatus } from '../engine/log/log-status.ts';
 import type { RegionMapView, RegionRun } from '../engine/map/region-map.ts';
 import type { OperationView } from '../engine/operations.ts';
 import type { RestorePlan, RestoreResult, SnapshotView } from '../engine/snapshots.ts';
 import type { RegionIndex } from '../engine/units.ts';
 import type { LinkControl, ReplicaControl } from './link-control.ts';
 
-export type { LogStatus } from '../engine/group.ts';
 export type { ImportResult } from '../engine/import.ts';
+export type { LogStatus } from '../engine/log/log-status.ts';
 export type { OperationView } from '../engine/operations.ts';
 export type { RestorePlan, RestoreResult, SnapshotView } from '../engine/snapshots.ts';
 

@@ -3,13 +3,12 @@
  * by itself.
  */
 import type { Timer } from '../clock.ts';
-import type { Control } from '../control-record.ts';
+import type { ControlQueue } from '../control-queue.ts';
 import { turnstile } from '../disk/turnstile.ts';
 import { EngineError } from '../errors.ts';
 import type { LinkRecord } from '../group-record.ts';
 import { checkLogSize } from '../group-spec.ts';
 import type { GroupState, GroupVolume } from '../group-state.ts';
-import type { LogBatch } from '../log/record.ts';
 import { RegionMap, type RegionRun } from '../map/region-map.ts';
 import { checkName } from '../names.ts';
 import type { Snapshot } from '../snapshot/control-effects.ts';
@@ -53,8 +52,7 @@ export interface LinksHost {
   readonly connector: PeerConnector | undefined;
   /** Leaves direct mode if need be; when it resolves, all that was written before is durable. */
   readonly beginLogging: () => Promise<void>;
-  /** Appends a control record, with its effect at the head. Throws where there is no room, or why the group takes no changes. */
-  readonly append: (control: Control) => LogBatch;
+  readonly controls: ControlQueue;
   readonly snapshots: () => readonly Snapshot[];
   /** Resolves once the log is applied beyond the position. */
   readonly applied: (lsn: Lsn) => Promise<void>;
@@ -113,11 +111,6 @@ export class Links {
     if (this.#links.length === 0) return;
     this.#marks.note(this.#state.log.durableLsn, this.#state.clock.nowMs());
     for (const link of this.#links) link.poke();
-  }
-
-  /** Writers wait for room in the log: perhaps because of a link. */
-  logFull(): void {
-    for (const link of this.#links) link.check();
   }
 
   #watch(): void {
@@ -365,7 +358,8 @@ export class Links {
       .snapshots()
       .flatMap(({ id, name, local }) => (local || name === null ? [] : [{ id, name }]));
     const createdAt = new Date(this.#state.clock.nowMs()).toISOString();
-    const { lsn } = this.#host.append({ type: 'round', id: roundId, linkId: link.id, createdAt });
+    this.#host.check();
+    const { lsn } = this.#host.controls.append({ type: 'round', id: roundId, linkId: link.id, createdAt });
     const layer = this.#state.chain.layers.find(({ id }) => id === roundId);
     if (layer === undefined) throw new Error('bug: the record of a round makes a layer');
     layer.users++;

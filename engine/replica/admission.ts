@@ -7,7 +7,7 @@
  * frozen; for the delay that its operator wants; when the applier is far behind. Nothing that waits is in memory: it is read from the ring.
  */
 import type { Timer } from '../clock.ts';
-import type { Control } from '../control-record.ts';
+import { type ControlQueue, controlOf } from '../control-queue.ts';
 import { EngineError } from '../errors.ts';
 import type { GroupState } from '../group-state.ts';
 import type { Applier } from '../log/applier.ts';
@@ -33,9 +33,7 @@ const RETRY_MS = 1000;
 
 export interface AdmissionHost {
   readonly applier: Applier;
-  /** A batch is part of the log from here on; null: it is a control record that does nothing here. */
-  readonly admit: (batch: LogBatch, control: Control | null | undefined) => void;
-  readonly controlOf: (batch: LogBatch) => Control;
+  readonly controls: ControlQueue;
   readonly changed: () => void;
   readonly bug: (error: unknown) => void;
 }
@@ -200,12 +198,21 @@ export class Admission {
     const horizonLsn = batches.at(-1)?.endLsn ?? this.horizonLsn;
     await writeReplica(this.#state, this.#state.checkpointLsn, { horizonLsn });
     for (const batch of batches) {
-      const raw = batch.control === undefined ? undefined : this.#host.controlOf(batch);
-      const control = raw === undefined ? undefined : onSecondary(this.#state, this.#effects, raw);
-      if (control?.type === 'restore') this.#noteRestored(batch.lsn, control.volumes.length);
-      this.#host.admit(batch, control);
+      if (batch.control === undefined) this.#admitData(batch);
+      else this.#admitControl(batch);
     }
     if (horizonLsn >= this.#hurryLsn || this.#resync.hold !== undefined) this.#host.applier.hurry();
+  }
+
+  #admitData(batch: LogBatch): void {
+    for (const record of batch.records) this.#state.volumes[record.volumeIndex]?.pending.add(record);
+    this.#host.applier.enqueue(batch);
+  }
+
+  #admitControl(batch: LogBatch): void {
+    const control = onSecondary(this.#state, this.#effects, controlOf(this.#state, batch));
+    if (control?.type === 'restore') this.#noteRestored(batch.lsn, control.volumes.length);
+    this.#host.controls.admit(batch, control);
   }
 
   #noteRestored(lsn: Lsn, volumes: number): void {
@@ -213,12 +220,12 @@ export class Admission {
   }
 
   #isRestore(batch: LogBatch): boolean {
-    return batch.control !== undefined && this.#host.controlOf(batch).type === 'restore';
+    return batch.control !== undefined && controlOf(this.#state, batch).type === 'restore';
   }
 
   #lackingAt(batch: LogBatch): Lacking | undefined {
     if (batch.control === undefined) return undefined;
-    const control = this.#host.controlOf(batch);
+    const control = controlOf(this.#state, batch);
     return control.type === 'restore' ? lackingOf(this.#state, this.#effects, control) : undefined;
   }
 
@@ -227,7 +234,7 @@ export class Admission {
       this.#host.applier.hurry();
       return false;
     }
-    const control = onSecondary(this.#state, this.#effects, this.#host.controlOf(batch));
+    const control = onSecondary(this.#state, this.#effects, controlOf(this.#state, batch));
     if (control?.type !== 'restore') throw new Error('bug: a restore is one everywhere');
     const begins = replicaOf(this.#state).resync === null && lacking.count > 0;
     if (begins && (await this.#state.space.isShort()))

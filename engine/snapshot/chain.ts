@@ -225,11 +225,6 @@ export class Chain {
     return this.#image(volumeIndex, region, view);
   }
 
-  /** Where the image of a snapshot, without what was written through it, has a region. */
-  imagePlace(volumeIndex: number, region: RegionIndex, layer: Layer): Place {
-    return this.#image(volumeIndex, region, layer);
-  }
-
   #image(volumeIndex: number, region: RegionIndex, layer: Layer): Place {
     const start = this.nodes.indexOf(layer);
     if (start < 0) return GONE;

@@ -1,7 +1,6 @@
 /** Looks at a whole group: every image, every map, every list. */
-
+import type { SnapshotView } from '../../engine/snapshots.ts';
 import { CELL_BYTES } from './cells.ts';
-import { type SimSnapshotView, supported } from './engine-api.ts';
 import { type Image, Violation } from './image.ts';
 import type { Machine } from './machine.ts';
 import { REGION_BYTES } from './plan.ts';
@@ -96,7 +95,6 @@ export function checkProgress(machine: Machine): void {
 export function checkMaps(machine: Machine): void {
   checkProgress(machine);
   checkWritten(machine);
-  if (!supported('changedRuns')) return;
   const settled = machine.model.snapshots.filter((snapshot) => !snapshot.capturing && !snapshot.leaving);
   if (settled.length === 0) return;
   const views = new Map(machine.open.snapshots.map((view) => [view.id, view]));
@@ -138,7 +136,7 @@ function changedRegions(machine: Machine, volume: number, from: string, to: stri
   return changed;
 }
 
-type Views = ReadonlyMap<string | undefined, SimSnapshotView>;
+type Views = ReadonlyMap<string | undefined, SnapshotView>;
 
 function checkAgainstVolume(machine: Machine, snapshot: SnapshotModel, volume: number, views: Views): void {
   const { model } = machine;

@@ -1,8 +1,9 @@
 /** What an operator asks of a group: snapshots, restores, imports. One at a time; the requests of clients go on meanwhile. */
 import type { EngineError, EngineErrorCode } from '../../engine/errors.ts';
+import { Group } from '../../engine/group.ts';
+import type { SnapshotView } from '../../engine/snapshots.ts';
 import { CELL_BYTES, cellValue, putCell } from './cells.ts';
 import { restoreBounds } from './checks.ts';
-import { groups, type SimSnapshotView, supported } from './engine-api.ts';
 import { Violation } from './image.ts';
 import type { Flight, Machine } from './machine.ts';
 import { matchSnapshots } from './matching.ts';
@@ -50,7 +51,7 @@ export class Control {
     return machine.model.snapshots.includes(snapshot);
   }
 
-  #view(snapshot: SnapshotModel): SimSnapshotView | undefined {
+  #view(snapshot: SnapshotModel): SnapshotView | undefined {
     return this.#machine.open.snapshots.find((view) => view.id === snapshot.id);
   }
 
@@ -85,7 +86,7 @@ export class Control {
     const machine = this.#machine;
     const name = (again ? this.#freeName() : undefined) ?? `s${++machine.names}`;
     const snapshot = machine.model.beginSnapshot(name, { local });
-    const done = (view: SimSnapshotView): void => {
+    const done = (view: SnapshotView): void => {
       if (view.name !== name || view.local !== local)
         throw new Violation('4', `a snapshot asked for as ${name} is ${JSON.stringify(view)}`);
       machine.model.snapshotTaken(snapshot, view.id);
@@ -162,7 +163,7 @@ export class Control {
     });
     snapshot.leaving = true;
     const flight = this.#flight(`refresh ${snapshot.name}${force ? ' by force' : ''}`, true);
-    const done = (view: SimSnapshotView): void => {
+    const done = (view: SnapshotView): void => {
       this.#recordWritten();
       machine.model.forget(snapshot);
       machine.model.snapshotTaken(fresh, view.id);
@@ -320,9 +321,8 @@ export class Control {
     const spec = { name: 'g', regionBytes: REGION_BYTES, volumes: [{ name: 'v0', sizeBytes: REGION_BYTES }] };
     const clock = machine.scheduler.clock();
     const { folder } = machine;
-    this.#refused('a second opening', () => groups.open(folder, clock, {}), ['in-use']);
-    this.#refused('a group over another', () => groups.create(folder, spec, clock, {}), ['in-use', 'exists']);
-    if (!supported('createSnapshot')) return;
+    this.#refused('a second opening', () => Group.open(folder, clock, {}), ['in-use']);
+    this.#refused('a group over another', () => Group.create(folder, spec, clock, {}), ['in-use', 'exists']);
     // A name that is being taken away may be free already, and one that may be given up may be free at any moment.
     const mayGo = machine.controlBusy || (machine.shortEver && machine.plan.onFull === 'give-up');
     const [existing] = mayGo ? [] : group.snapshots;
@@ -330,17 +330,12 @@ export class Control {
     this.#refused("a snapshot with the undo's name", () => group.createSnapshot(UNDO), ['invalid']);
     if (existing !== undefined && existing.name !== UNDO)
       this.#refused('a second snapshot of a name', () => group.createSnapshot(existing.name), ['exists']);
-    if (supported('deleteSnapshot'))
-      this.#refused('deletion of nothing', () => group.deleteSnapshot('nothing'), ['not-found']);
-    if (supported('renameSnapshot'))
-      this.#refused('renaming of nothing', () => group.renameSnapshot('nothing', 'x'), ['not-found']);
-    if (supported('restore')) {
-      this.#refused('restore of nothing', () => group.restore('nothing'), ['not-found']);
-      if (existing !== undefined)
-        this.#refused('restore of no volume', () => group.restore(existing.name, { volume: 'x' }), [
-          'not-found',
-        ]);
-    }
+    this.#refused('deletion of nothing', () => group.deleteSnapshot('nothing'), ['not-found']);
+    this.#refused('renaming of nothing', () => group.renameSnapshot('nothing', 'x'), ['not-found']);
+    this.#refused('restore of nothing', () => group.restore('nothing'), ['not-found']);
+    if (existing === undefined) return;
+    const noVolume = () => group.restore(existing.name, { volume: 'x' });
+    this.#refused('restore of no volume', noVolume, ['not-found']);
   }
 
   #refused(what: string, ask: () => Promise<unknown>, codes: readonly EngineErrorCode[]): void {

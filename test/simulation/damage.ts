@@ -11,7 +11,7 @@ import {
   LOG_SLOTS,
   logSuperblockLayout,
 } from '../../engine/formats.ts';
-import { groups, type SimGroup } from './engine-api.ts';
+import { Group } from '../../engine/group.ts';
 import { Violation } from './image.ts';
 import type { Machine } from './machine.ts';
 import { type Medium, SECTOR_BYTES } from './sim-medium.ts';
@@ -76,7 +76,7 @@ function provenBatches(machine: Machine, medium: Medium, from: number, durableLs
 }
 
 /** `known`: positions of the log as the group that was open told them. */
-export async function damageLog(machine: Machine, known: SimGroup['log'], place: number): Promise<void> {
+export async function damageLog(machine: Machine, known: Group['log'], place: number): Promise<void> {
   const medium = logMedium(machine);
   if (medium === undefined) return;
   const batches = provenBatches(machine, medium, known.checkpointLsn, known.durableLsn);
@@ -100,7 +100,7 @@ async function expectRefusal(machine: Machine, lsn: number): Promise<void> {
     refused = error.code === 'corrupt';
     return refused;
   };
-  const opening = groups.open(machine.newFolder(), machine.scheduler.clock(), machine.options);
+  const opening = Group.open(machine.newFolder(), machine.scheduler.clock(), machine.options);
   machine.follow(flight, opening, opened, isRight);
   await machine.until('a refusal to open with a damaged log', () => refused);
 }

@@ -5,7 +5,6 @@ import { ALL_CLUSTER_OPERATIONS, type ClusterPreferences, generateCluster } from
 import type { ClusterOperationName, ClusterPlan } from './replication/plan.ts';
 import { runClusterPlan } from './replication/run-plan.ts';
 import { type Outcome, runPlan } from './run-plan.ts';
-import { supportedOperations } from './world.ts';
 
 export interface AnyPlan {
   readonly seed: number;
@@ -25,7 +24,7 @@ export interface Game<P extends AnyPlan> {
 }
 
 export const oneNode: Game<Plan> = {
-  operations: supportedOperations(ALL_OPERATIONS),
+  operations: ALL_OPERATIONS,
   generate: (seed, operations, length, prefer) =>
     generate(seed, operations as readonly OperationName[], length, prefer as Preferences),
   run: runPlan,

@@ -1,6 +1,7 @@
 /** A plan from a seed. */
 import { Random } from '../fixtures/random.ts';
 import { CELL_BYTES } from './cells.ts';
+import { FIRST_LSNS, nameDrawer, volumeSize } from './drawing.ts';
 import { type EarlyEnd, type Operation, type OperationName, type Plan, REGION_BYTES } from './plan.ts';
 import type { DiskOperation, FileKind } from './storage.ts';
 
@@ -47,8 +48,8 @@ export const ALL_OPERATIONS = Object.keys(WEIGHTS) as OperationName[];
 /** Those of a disk that works but for power cuts: half of all runs have no others, so that they look far. */
 const TROUBLE: readonly OperationName[] = ['fault', 'space'];
 
-/** A fresh group begins here now and then, where arithmetic of 32, 44 or 53 bits would show (rule L8). */
-const FIRST_LSNS = [0, 0, 0, 2 ** 32 - 64, 2 ** 44 - 64, 2 ** 53 - 2 ** 22];
+/** Also where that of 53 bits would: one node alone goes so far. */
+const FAR_FIRST_LSNS = [...FIRST_LSNS, 2 ** 53 - 2 ** 22];
 
 /** What a run is to be like, for who looks for something: everything else is drawn. */
 export interface Preferences {
@@ -77,19 +78,13 @@ export function generate(
   const volumeSectors =
     prefer.plan?.volumeSectors ?? Array.from({ length: random.pick([1, 2, 2, 3]) }, () => volumeSize(random));
   const trouble = prefer.trouble ?? random.chance(0.4);
-  // Each run prefers some operations, so that unlikely mixtures come up.
-  const weights = operations
-    .filter((name) => trouble || !TROUBLE.includes(name))
-    .map((name) => ({
-      name,
-      weight: (prefer.weights?.[name] ?? WEIGHTS[name]) * random.pick([0.2, 0.5, 1, 1, 1, 2, 4]),
-    }));
+  const enabled = operations.filter((name) => trouble || !TROUBLE.includes(name));
+  const drawName = nameDrawer(random, enabled, (name) => prefer.weights?.[name] ?? WEIGHTS[name]);
   const draw = drawer(random, volumeSectors, { hurry: random.pick([0, 2, 8, 30]), ...prefer });
   const list: Operation[] = [];
   const count = random.between(Math.ceil(length / 4), length);
   const { cycle } = prefer;
-  while (list.length < count)
-    list.push(draw(cycle?.[list.length % cycle.length] ?? pickWeighted(random, weights)));
+  while (list.length < count) list.push(draw(cycle?.[list.length % cycle.length] ?? drawName()));
   return {
     seed,
     schedule: random.below(2 ** 32),
@@ -101,7 +96,7 @@ export function generate(
       lostAtFailedSync: random.pick([0, 0.5, 1]),
     },
     logBytes: random.pick([256, 256, 512, 1024]) * KIB,
-    firstLsn: random.pick(FIRST_LSNS),
+    firstLsn: random.pick(FAR_FIRST_LSNS),
     memoryBytes: random.pick([64 * KIB, 128 * KIB, 512 * KIB, 256 * 1024 * KIB]),
     copyBytesPerSecond: random.pick([0, 0, 0, 1024 * KIB]),
     onFull: random.chance(0.3) ? 'give-up' : 'hold',
@@ -109,25 +104,6 @@ export function generate(
     ...prefer.plan,
     operations: list,
   };
-}
-
-/** 2 to 20 regions, the last one often short. */
-function volumeSize(random: Random): number {
-  const regions = random.pick([2, 4, 8, 12, 20]);
-  const short = random.chance(0.4) ? random.between(1, REGION_BYTES / SECTOR_BYTES - 1) : 0;
-  return (regions * REGION_BYTES) / SECTOR_BYTES - short;
-}
-
-function pickWeighted(
-  random: Random,
-  weights: readonly { name: OperationName; weight: number }[],
-): OperationName {
-  let at = random.next() * weights.reduce((sum, one) => sum + one.weight, 0);
-  for (const { name, weight } of weights) {
-    at -= weight;
-    if (at < 0) return name;
-  }
-  return weights[0]?.name ?? 'wait';
 }
 
 interface Range {

@@ -1,9 +1,9 @@
 /** The machine of a run and what goes on in it: how time passes, what is under way, and what is wrong. */
 import type { Disk } from '../../engine/disk/disk.ts';
 import { EngineError } from '../../engine/errors.ts';
+import { Group, type GroupOptions } from '../../engine/group.ts';
 import { Random } from '../fixtures/random.ts';
 import { CELL_BYTES } from './cells.ts';
-import { groups, type SimGroup, type SimGroupOptions } from './engine-api.ts';
 import { Violation } from './image.ts';
 import { type Death, Model } from './model.ts';
 import { type Plan, REGION_BYTES } from './plan.ts';
@@ -49,7 +49,7 @@ export class Machine {
   readonly inFlight = new Set<Flight>();
   /** What happened, a line each; kept only when somebody wants to read it. */
   readonly trace: string[] | undefined;
-  group: SimGroup | undefined;
+  group: Group | undefined;
   /** Disks have failed or were full since the group was opened, so that it may refuse or hold what it would do else. */
   troubled = false;
   troubledEver = false;
@@ -95,7 +95,7 @@ export class Machine {
     this.trace?.push(`${String(this.scheduler.steps).padStart(6)}  ${what()}`);
   }
 
-  get options(): SimGroupOptions {
+  get options(): GroupOptions {
     const { memoryBytes, copyBytesPerSecond } = this.plan;
     return {
       memoryBytes,
@@ -108,7 +108,7 @@ export class Machine {
   }
 
   /** The group that is open; the world calls nothing else without one. */
-  get open(): SimGroup {
+  get open(): Group {
     if (this.group === undefined) throw new Error('bug: no group is open');
     return this.group;
   }
@@ -359,13 +359,13 @@ export class Machine {
       onFull: plan.onFull,
     };
     const options = { ...this.options, firstLsn: plan.firstLsn };
-    const made = groups.create(this.newFolder(), spec, this.scheduler.clock(), options);
+    const made = Group.create(this.newFolder(), spec, this.scheduler.clock(), options);
     this.#follow('create', made, (error) => this.excused(error));
   }
 
-  #follow(what: string, opening: Promise<SimGroup>, refused: (error: EngineError) => boolean): void {
+  #follow(what: string, opening: Promise<Group>, refused: (error: EngineError) => boolean): void {
     const flight = { what, snapshot: undefined, control: false };
-    const done = (group: SimGroup): void => {
+    const done = (group: Group): void => {
       this.group = group;
       this.restorable = group.counters.regionsRestored;
       for (const { kind, done: moved, total } of group.operations)
@@ -380,6 +380,6 @@ export class Machine {
     this.troubled =
       this.storage.faults.length > 0 || this.storage.space.totalPages !== Number.POSITIVE_INFINITY;
     // Whoever could not open it has left nothing open, so that the same process may try again.
-    this.#follow('open', groups.open(this.newFolder(), this.scheduler.clock(), this.options), refused);
+    this.#follow('open', Group.open(this.newFolder(), this.scheduler.clock(), this.options), refused);
   }
 }

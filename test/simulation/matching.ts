@@ -1,5 +1,5 @@
 /** The model's snapshots against those that a group lists. */
-import type { SimSnapshotView } from './engine-api.ts';
+import type { SnapshotView } from '../../engine/snapshots.ts';
 import { Violation } from './image.ts';
 import type { Machine } from './machine.ts';
 import type { SnapshotModel } from './snapshot-model.ts';
@@ -20,7 +20,7 @@ function mayBeGone(machine: Machine, snapshot: SnapshotModel, hasDied: boolean):
  */
 export function matchSnapshots(
   machine: Machine,
-  views: readonly SimSnapshotView[],
+  views: readonly SnapshotView[],
   ended: readonly SnapshotModel[] | undefined,
 ): void {
   const { model } = machine;
@@ -49,12 +49,7 @@ export function matchSnapshots(
 }
 
 /** `hasDied`: this is what a new process found in the group's record, which it wrote anew before anything else. */
-function matchOne(
-  { model }: Machine,
-  snapshot: SnapshotModel,
-  view: SimSnapshotView,
-  hasDied: boolean,
-): void {
+function matchOne({ model }: Machine, snapshot: SnapshotModel, view: SnapshotView, hasDied: boolean): void {
   if (view.local !== snapshot.local)
     throw new Violation('4 (S7)', `snapshot ${view.name} was taken as local: ${snapshot.local}, and is not`);
   if (view.name === snapshot.nameToBe) snapshot.name = view.name;

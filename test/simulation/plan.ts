@@ -53,7 +53,8 @@ export interface EarlyEnd {
   readonly power: boolean;
 }
 
-export interface Plan {
+/** What every run has: the machine, and the group. */
+export interface PlanBase {
   readonly seed: number;
   /** Of the scheduler's choices. */
   readonly schedule: number;
@@ -63,6 +64,9 @@ export interface Plan {
   readonly firstLsn: number;
   readonly memoryBytes: number;
   readonly copyBytesPerSecond: number;
+}
+
+export interface Plan extends PlanBase {
   readonly onFull: 'hold' | 'give-up';
   /** Tries to make the group that come to nothing. */
   readonly createCrashes?: readonly EarlyEnd[];

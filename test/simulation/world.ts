@@ -4,39 +4,16 @@ import { beginVerify, checkMaps, snapshotTarget, volumeTarget } from './checks.t
 import { Control } from './control.ts';
 import { createGroup } from './creation.ts';
 import { damageLog } from './damage.ts';
-import { supported } from './engine-api.ts';
 import { Violation } from './image.ts';
 import { Machine } from './machine.ts';
 import { matchSnapshots } from './matching.ts';
 import type { Death } from './model.ts';
 import { idle, waitForSpace, whenFull } from './moments.ts';
-import type { Operation, OperationName, Plan } from './plan.ts';
+import type { Operation, Plan } from './plan.ts';
 import { Requests, type Target } from './requests.ts';
 import { reactions } from './scheduler.ts';
 
 type CrashAgain = Extract<Operation, { op: 'crash' }>['again'];
-
-/** Which operations the engine knows so far. */
-export function supportedOperations(all: readonly OperationName[]): OperationName[] {
-  const needs: Partial<Record<OperationName, Parameters<typeof supported>[0]>> = {
-    snapshot: 'createSnapshot',
-    delete: 'deleteSnapshot',
-    rename: 'renameSnapshot',
-    refresh: 'refreshSnapshot',
-    detach: 'detachSnapshot',
-    restore: 'restore',
-    import: 'import',
-    settled: 'settled',
-    'snapshot-write': 'snapshotVolume',
-    'snapshot-trim': 'snapshotVolume',
-    'snapshot-flush': 'snapshotVolume',
-    'snapshot-read': 'snapshotVolume',
-  };
-  return all.filter((name) => {
-    const member = needs[name];
-    return member === undefined || supported(member);
-  });
-}
 
 export class World {
   readonly machine: Machine;
@@ -200,7 +177,6 @@ export class World {
   /** Everything that goes on by itself comes to its end. */
   async #settled(): Promise<void> {
     const { machine } = this;
-    if (!supported('settled')) return;
     let settled = false;
     const flight = { what: 'settled', snapshot: undefined, control: false };
     machine.follow(
@@ -310,13 +286,13 @@ export class World {
     const { machine } = this;
     const { model } = machine;
     const death: Death = machine.death ?? 'killed';
-    if (supported('createSnapshot')) matchSnapshots(machine, machine.open.snapshots, undefined);
+    matchSnapshots(machine, machine.open.snapshots, undefined);
     const volumes: Int32Array[] = [];
     for (let volume = 0; volume < model.volumes.length; volume++) {
       const seen = await this.#requests.readRaw(volumeTarget(machine, volume));
       if (seen !== undefined) volumes.push(seen);
     }
-    model.recovered(death, volumes, machine.open.mode ?? 'direct');
+    model.recovered(death, volumes, machine.open.mode);
     for (const snapshot of model.snapshots) {
       const values: Int32Array[] = [];
       for (let volume = 0; volume < model.volumes.length; volume++) {

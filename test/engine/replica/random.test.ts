@@ -175,8 +175,8 @@ class Run {
       const images = this.shown.get(this.pair.state.horizonLsn);
       if (images !== undefined) this.snapshots.set(id, images);
     } else if (what < 6 && some !== undefined) await group.deleteSnapshot(some.name);
-    else if (what < 7) await group.freeze();
-    else if (what < 8) await group.thaw();
+    else if (what < 7) await group.replica?.freeze();
+    else if (what < 8) await group.replica?.thaw();
     else await secondary.pass(random.below(3000), 300);
   }
 
@@ -286,7 +286,7 @@ class Run {
     const { pair } = this;
     pair.secondary.folder.faults.decide = undefined;
     await pair.secondary.crash();
-    await pair.secondary.group.thaw();
+    await pair.secondary.group.replica?.thaw();
     for (let tries = 0; ; tries++) {
       if (tries === 10) throw new Error(`it does not end: ${JSON.stringify(pair.state)}`);
       await pair.begin();

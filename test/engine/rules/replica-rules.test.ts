@@ -41,7 +41,7 @@ t.test(
     await pair.primary.write(0, 1, 4);
     await pair.stream();
     const { endLsn } = pair.state;
-    await pair.secondary.group.freeze();
+    await pair.secondary.group.replica?.freeze();
     const ends: number[] = [];
     for (let fill = 2; fill < 6; fill++) {
       await pair.primary.write(0, fill);
@@ -58,7 +58,7 @@ t.test(
       endLsn,
       'where no batch ends: to the horizon',
     );
-    await pair.secondary.group.thaw();
+    await pair.secondary.group.replica?.thaw();
     await pair.stream();
     t.same((await pair.images()).secondary, (await pair.images()).primary);
   },
@@ -69,12 +69,12 @@ t.test(
   async (t) => {
     const pair = await ReplicaPair.synchronised({ regions: 4 });
     const { horizonLsn } = pair.state;
-    await pair.secondary.group.freeze();
+    await pair.secondary.group.replica?.freeze();
     await pair.primary.write(0, 1, 4);
     await pair.ship();
     t.ok(pair.state.durableLsn > horizonLsn);
     t.equal(pair.state.horizonLsn, horizonLsn);
-    await pair.secondary.group.thaw();
+    await pair.secondary.group.replica?.thaw();
     // The horizon is durable before anybody sees what is below it.
     let seen: number | undefined;
     pair.secondary.watch((operation, name) => {
@@ -167,8 +167,8 @@ t.test('K9: no room for a guard, no resync; readers never see a mixture', async 
   await pair.primary.write(0, 1, 4);
   await pair.stream();
   pair.secondary.folder.faults.spaceSectors = pair.secondary.folder.usedSectors() + 100;
-  await pair.secondary.group.freeze();
-  await pair.secondary.group.thaw();
+  await pair.secondary.group.replica?.freeze();
+  await pair.secondary.group.replica?.thaw();
   const round = await pair.round();
   t.equal(pair.state.holding, null);
   t.match(pair.state.heldBack, /no room/);

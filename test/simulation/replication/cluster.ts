@@ -1,11 +1,10 @@
 /** The nodes of a run, what goes on between them, and what is known of the group: how time passes, who dies and comes back. */
+import type { Group, GroupOptions } from '../../../engine/group.ts';
 import { Random } from '../../fixtures/random.ts';
 import { CELL_BYTES } from '../cells.ts';
-import type { SimEvent } from '../engine-api.ts';
 import { Violation } from '../image.ts';
 import { REGION_BYTES } from '../plan.ts';
 import { Scheduler } from '../scheduler.ts';
-import type { ClusterGroup, ClusterGroupOptions } from './cluster-api.ts';
 import { History } from './history.ts';
 import { Network } from './network.ts';
 import { SimNode } from './node.ts';
@@ -89,7 +88,7 @@ export class Cluster {
   }
 
   /** The primary's group, while it runs. */
-  get group(): ClusterGroup | undefined {
+  get group(): Group | undefined {
     return this.primary.group;
   }
 
@@ -97,14 +96,14 @@ export class Cluster {
     this.trace?.push(`${String(this.scheduler.steps).padStart(6)}  ${what()}`);
   }
 
-  options(node: number): ClusterGroupOptions {
+  options(node: number): GroupOptions {
     const { memoryBytes, copyBytesPerSecond, firstLsn } = this.plan;
     return {
       memoryBytes,
       copyBytesPerSecond,
       ...(node === 0 ? { firstLsn } : {}),
       connector: this.network.connector(node),
-      onEvent: (event: SimEvent) => this.note(() => `node ${node}: event ${event.type}: ${event.message}`),
+      onEvent: (event) => this.note(() => `node ${node}: event ${event.type}: ${event.message}`),
     };
   }
 

@@ -1,6 +1,7 @@
 /** A plan of several nodes from a seed. */
 import { Random } from '../../fixtures/random.ts';
 import { CELL_BYTES } from '../cells.ts';
+import { FIRST_LSNS, nameDrawer, volumeSize } from '../drawing.ts';
 import { REGION_BYTES } from '../plan.ts';
 import type { ClusterOperation, ClusterOperationName, ClusterPlan, SecondaryPlan } from './plan.ts';
 
@@ -33,8 +34,6 @@ const WEIGHTS: Readonly<Record<ClusterOperationName, number>> = {
 
 export const ALL_CLUSTER_OPERATIONS = Object.keys(WEIGHTS) as ClusterOperationName[];
 
-const FIRST_LSNS = [0, 0, 0, 2 ** 32 - 64, 2 ** 44 - 64];
-
 /** What a run is to be like, for who looks for something: everything else is drawn. */
 export interface ClusterPreferences {
   readonly plan?: Partial<Omit<ClusterPlan, 'seed' | 'schedule' | 'operations'>>;
@@ -51,14 +50,11 @@ export function generateCluster(
   const volumeSectors = Array.from({ length: random.pick([1, 2, 2, 3]) }, () => volumeSize(random));
   const count = random.between(Math.ceil(length / 4), length);
   const secondaries = Array.from({ length: random.pick([1, 1, 1, 2, 3]) }, () => secondary(random, count));
-  const weights = operations.map((name) => ({
-    name,
-    weight: (prefer.weights?.[name] ?? WEIGHTS[name]) * random.pick([0.2, 0.5, 1, 1, 1, 2, 4]),
-  }));
+  const drawName = nameDrawer(random, operations, (name) => prefer.weights?.[name] ?? WEIGHTS[name]);
   const hurry = random.pick([0, 4, 15, 60, 200]);
   const draw = drawer(random, prefer.plan?.volumeSectors ?? volumeSectors, 1 + secondaries.length, hurry);
   const list: ClusterOperation[] = [];
-  while (list.length < count) list.push(draw(pickWeighted(random, weights)));
+  while (list.length < count) list.push(draw(drawName()));
   const plan = {
     seed,
     schedule: random.below(2 ** 32),
@@ -95,25 +91,6 @@ function secondary(random: Random, operations: number): SecondaryPlan {
     joinsAt: random.chance(0.5) ? 0 : random.below(Math.ceil(operations / 2)),
     applyDelaySeconds: random.pick([0, 0, 0, 0, 1]),
   };
-}
-
-/** 2 to 20 regions, the last one often short. */
-function volumeSize(random: Random): number {
-  const regions = random.pick([2, 4, 8, 12, 20]);
-  const short = random.chance(0.4) ? random.between(1, REGION_BYTES / SECTOR_BYTES - 1) : 0;
-  return (regions * REGION_BYTES) / SECTOR_BYTES - short;
-}
-
-function pickWeighted(
-  random: Random,
-  weights: readonly { name: ClusterOperationName; weight: number }[],
-): ClusterOperationName {
-  let at = random.next() * weights.reduce((sum, one) => sum + one.weight, 0);
-  for (const { name, weight } of weights) {
-    at -= weight;
-    if (at < 0) return name;
-  }
-  return weights[0]?.name ?? 'equal';
 }
 
 function drawer(

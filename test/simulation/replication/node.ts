@@ -1,14 +1,10 @@
 /** One node of several: its disks, and the process that has its group, if one runs. */
 import { EngineError } from '../../../engine/errors.ts';
+import { Group, type GroupOptions } from '../../../engine/group.ts';
+import type { GroupSpec } from '../../../engine/group-spec.ts';
 import type { ReplicaPort } from '../../../engine/link/peer.ts';
 import { MachineTasks, type Scheduler } from '../scheduler.ts';
 import { Storage, type Traits } from '../storage.ts';
-import {
-  type ClusterGroup,
-  type ClusterGroupOptions,
-  type ClusterGroupSpec,
-  clusterGroups,
-} from './cluster-api.ts';
 import type { Host } from './network.ts';
 
 export class SimNode implements Host {
@@ -17,7 +13,7 @@ export class SimNode implements Host {
   readonly #tasks: MachineTasks;
   /** Grows with each process. */
   life = 0;
-  group: ClusterGroup | undefined;
+  group: Group | undefined;
   /** A process runs, or begins to. */
   isUp = false;
   /** The number of the state that it showed last: it never shows an earlier one again. */
@@ -39,15 +35,15 @@ export class SimNode implements Host {
     return this.group?.replica;
   }
 
-  create(spec: ClusterGroupSpec, options: ClusterGroupOptions): void {
-    this.#begin(clusterGroups.create(this.storage.folder(), spec, this.#tasks.clock(), options));
+  create(spec: GroupSpec, options: GroupOptions): void {
+    this.#begin(Group.create(this.storage.folder(), spec, this.#tasks.clock(), options));
   }
 
-  open(options: ClusterGroupOptions): void {
-    this.#begin(clusterGroups.open(this.storage.folder(), this.#tasks.clock(), options));
+  open(options: GroupOptions): void {
+    this.#begin(Group.open(this.storage.folder(), this.#tasks.clock(), options));
   }
 
-  #begin(opening: Promise<ClusterGroup>): void {
+  #begin(opening: Promise<Group>): void {
     this.isUp = true;
     const { life } = this;
     opening.then(

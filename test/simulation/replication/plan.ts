@@ -2,7 +2,7 @@
  * A run of several nodes before it is made: one primary (node 0), its secondaries, and the list of what is done. Plain data, as `../plan.ts`. What an
  * operation refers to that is not there when its turn comes makes it do nothing.
  */
-import type { Traits } from '../storage.ts';
+import type { PlanBase } from '../plan.ts';
 
 /** `pick`: which snapshot or link, modulo those that there are. `node`: 0 is the primary. */
 export type ClusterOperation = { readonly steps: number } & (
@@ -43,16 +43,7 @@ export interface SecondaryPlan {
   readonly applyDelaySeconds: number;
 }
 
-export interface ClusterPlan {
-  readonly seed: number;
-  /** Of the scheduler's choices. */
-  readonly schedule: number;
-  readonly volumeSectors: readonly number[];
-  readonly traits: Traits;
-  readonly logBytes: number;
-  readonly firstLsn: number;
-  readonly memoryBytes: number;
-  readonly copyBytesPerSecond: number;
+export interface ClusterPlan extends PlanBase {
   readonly secondaries: readonly SecondaryPlan[];
   readonly operations: readonly ClusterOperation[];
 }

@@ -1,12 +1,12 @@
 /** Makes a run of several nodes: does what the plan says, step by step, and checks what has to hold. */
 import { EngineError } from '../../../engine/errors.ts';
+import type { Group } from '../../../engine/group.ts';
 import { LOG_SECTOR_BYTES } from '../../../engine/units.ts';
 import { CELL_BYTES, cellValue, putCell } from '../cells.ts';
 import { Violation } from '../image.ts';
 import { reactions } from '../scheduler.ts';
 import { beginCheck, imageOf, showsOneState } from './checks.ts';
 import { Cluster } from './cluster.ts';
-import type { ClusterGroup } from './cluster-api.ts';
 import type { RecordedSnapshot } from './history.ts';
 import type { SimNode } from './node.ts';
 import type { ClusterOperation, ClusterPlan } from './plan.ts';
@@ -253,7 +253,7 @@ export class ClusterWorld {
     }
   }
 
-  #restore(group: ClusterGroup, { id, name }: RecordedSnapshot, volume: number | null): void {
+  #restore(group: Group, { id, name }: RecordedSnapshot, volume: number | null): void {
     const { cluster } = this;
     const view = group.snapshots.find((one) => one.id === id);
     const all = view?.undoOf?.map((one) => Number(one.slice(1))) ?? [...cluster.plan.volumeSectors.keys()];
@@ -292,7 +292,7 @@ export class ClusterWorld {
     );
   }
 
-  #pick(group: ClusterGroup, pick: number): RecordedSnapshot | undefined {
+  #pick(group: Group, pick: number): RecordedSnapshot | undefined {
     const views = group.snapshots;
     const view = views[pick % Math.max(1, views.length)];
     return view && this.cluster.history.snapshots.get(view.id);
@@ -353,8 +353,8 @@ export class ClusterWorld {
 
   async #freeze(op: 'freeze' | 'thaw', number: number): Promise<void> {
     const { cluster } = this;
-    const group = number === 0 ? undefined : cluster.nodes[number]?.group;
-    if (group !== undefined) await this.#ended(op, group[op](), HELD_STEPS);
+    const replica = cluster.nodes[number]?.group?.replica;
+    if (replica !== undefined) await this.#ended(op, replica[op](), HELD_STEPS);
   }
 
   async #localSnapshot(number: number): Promise<void> {
@@ -415,7 +415,7 @@ export class ClusterWorld {
     const { links } = cluster.group ?? {};
     if (links === undefined) return;
     for (const node of cluster.secondaries)
-      if (node.group !== undefined) await this.#ended('thaw', node.group.thaw());
+      if (node.group?.replica !== undefined) await this.#ended('thaw', node.group.replica.thaw());
     const isEqual = (): boolean => {
       const end = cluster.group?.log.endLsn ?? Number.POSITIVE_INFINITY;
       const streaming = links.views().every((view) => view.state === 'streaming' && view.dcmRegions === 0);
@@ -463,6 +463,6 @@ export class ClusterWorld {
   }
 }
 
-function isRoomy({ log }: ClusterGroup): boolean {
+function isRoomy({ log }: Group): boolean {
   return log.usedBytes < log.sizeBytes * ROOMY;
 }
