@@ -7,65 +7,66 @@
  *   applied    the applier, as on a primary
  *
  * One session at a time: a hand-over (`begin`) ends the one before. What changes the log runs one call after the other, in the order of the calls; regions go
- * in the lane.
+ * in the lane. Where a primary's log has no more what this one needs, its log goes on elsewhere (`restart`) and regions bring the rest (`hold`, `writeRegions`,
+ * `release`; see `Resync`).
  */
 import { turnstile } from '../disk/turnstile.ts';
 import { EngineError } from '../errors.ts';
 import type { ReplicaRecord } from '../group-record.ts';
 import type { GroupState, GroupVolume } from '../group-state.ts';
-import {
-  type Announcement,
-  type LogRestart,
-  type PeerState,
-  REPLICATION_PROTOCOL,
-  type RegionContent,
-  type ReplicaPort,
-} from '../link/peer.ts';
+import type { Announcement, LogRestart, PeerState, RegionContent, ReplicaPort } from '../link/peer.ts';
 import { LogIntake } from '../log/intake.ts';
 import { LogReader } from '../log/reader.ts';
 import type { LogBatch } from '../log/record.ts';
 import type { RegionRun } from '../map/region-map.ts';
 import type { ControlEffects } from '../snapshot/control-effects.ts';
 import type { Lsn } from '../units.ts';
-import { Admission, type AdmissionHost } from './admission.ts';
+import { Admission } from './admission.ts';
 import { refuseInside, takeLocal } from './between-batches.ts';
+import { CatchUp } from './catch-up.ts';
 import { refusalOf } from './hand-over.ts';
-import { takeNames } from './names.ts';
+import { LogRestarts } from './log-restart.ts';
 import type { Needs } from './needs.ts';
+import type { ReplicaHost, ReplicaParts } from './parts.ts';
+import { heldBackOf, peerStateOf } from './peer-state.ts';
 import { replicaOf, writeReplica } from './replica-record.ts';
 import { Resync } from './resync.ts';
-
-export interface ReplicaHost extends AdmissionHost {
-  /** Resolves when `holds`, which is looked at whenever something has changed. */
-  readonly until: (holds: () => boolean) => Promise<void>;
-  readonly isClosing: () => boolean;
-  /** A nameless layer may go. */
-  readonly freed: () => void;
-}
+import { Session } from './session.ts';
 
 export class Replica implements ReplicaPort {
   readonly #state: GroupState;
-  readonly #effects: ControlEffects;
-  readonly #needs: Needs;
+  readonly #parts: ReplicaParts;
   readonly #host: ReplicaHost;
+  readonly #session: Session;
   readonly #admission: Admission;
   readonly #resync: Resync;
   readonly #intake: LogIntake;
   readonly #reader: LogReader;
+  readonly #catchUp: CatchUp;
+  readonly #restarts: LogRestarts;
   /** What changes the log, and the hand-over: in the order of the calls. */
   readonly #inTurn = turnstile(1);
-  #session = 0;
-  #announced: Announcement | undefined;
 
   constructor(state: GroupState, effects: ControlEffects, needs: Needs, host: ReplicaHost) {
     this.#state = state;
-    this.#effects = effects;
-    this.#needs = needs;
     this.#host = host;
+    this.#session = new Session(state, host.isClosing);
     this.#resync = new Resync(state, needs);
     this.#admission = new Admission(state, effects, this.#resync, needs, host);
     this.#intake = new LogIntake(state.log, (batch) => this.#judge(batch));
     this.#reader = new LogReader(state.log);
+    this.#parts = {
+      state,
+      effects,
+      needs,
+      host,
+      session: this.#session,
+      intake: this.#intake,
+      admission: this.#admission,
+      resync: this.#resync,
+    };
+    this.#catchUp = new CatchUp(this.#parts);
+    this.#restarts = new LogRestarts(this.#parts, this.#catchUp);
   }
 
   start(): void {
@@ -88,7 +89,7 @@ export class Replica implements ReplicaPort {
 
   /** Nothing is taken, and nothing admitted, from here on. What was admitted stays to be applied. */
   async close(): Promise<void> {
-    this.#session++;
+    this.#session.endAny();
     this.#resync.hold = undefined;
     await this.#admission.close();
     await this.#inTurn(async () => {});
@@ -96,7 +97,7 @@ export class Replica implements ReplicaPort {
   }
 
   closeFiles(): Promise<void> {
-    return this.#needs.close();
+    return this.#parts.needs.close();
   }
 
   /** Whether there is nothing to admit, or nothing that may be. */
@@ -111,57 +112,32 @@ export class Replica implements ReplicaPort {
   }
 
   state(): PeerState {
-    const { record, log } = this.#state;
-    const replica = replicaOf(this.#state);
-    const { hold } = this.#resync;
-    return {
-      protocol: REPLICATION_PROTOCOL,
-      memberId: record.memberId,
-      role: record.role,
-      name: record.name,
-      origin: this.isBlank ? null : { groupId: record.id, generation: record.generation },
-      regionBytes: record.regionBytes,
-      volumes: record.volumes.map(({ name, sizeBytes }) => ({ name, sizeBytes })),
-      logBytes: log.capacityBytes,
-      endLsn: log.endLsn,
-      endChain: log.writtenCrc,
-      durableLsn: log.durableLsn,
-      appliedLsn: this.#host.applier.appliedLsn,
-      horizonLsn: replica.horizonLsn,
-      holding: hold?.reached === true ? { roundId: hold.roundId, lsn: hold.lsn } : null,
-      resyncing: replica.resync !== null,
-      needs: this.#needs.count > 0 ? replica.needs.version : 0,
-      restoredByReferenceLsn: this.#admission.restoredByReferenceLsn,
-      heldBack: this.heldBack ?? null,
-      snapshots: this.#effects.named
-        .filter((snapshot) => !snapshot.local)
-        .map(({ id, name, lsn }) => ({ id, name: name ?? '', lsn })),
-    };
+    return peerStateOf(this.#parts);
   }
 
   /** Why what is there is not applied, or undefined. */
   get heldBack(): string | undefined {
-    const { frozen, horizonLsn, applyDelaySeconds } = replicaOf(this.#state);
-    if (frozen && horizonLsn < this.#state.log.endLsn) return 'frozen: see thaw';
-    if (this.#admission.isDelayed)
-      return `delayed: records are applied ${applyDelaySeconds} s after they came`;
-    return this.#admission.problem ?? this.#host.applier.stall;
+    return heldBackOf(this.#parts);
   }
 
   begin(announced: Announcement): Promise<{ readonly session: number; readonly state: PeerState }> {
     return this.#inTurn(async () => {
-      this.#checkOpen();
-      await this.#state.lane(() => this.#endRestart());
+      this.#session.checkOpen();
+      await this.#state.lane(() => this.#restarts.finish());
       const refusal = refusalOf(this.#state.record, announced);
       if (refusal !== undefined) throw refusal;
-      const session = ++this.#session;
-      this.#announced = announced;
+      const session = this.#session.begin(announced);
       this.#resync.hold = undefined;
       this.#intake.reset();
       this.#admission.wantsRoom = false;
-      await this.#state.log.sync();
-      // Regions of the session before are written, or will be refused.
-      await this.#state.lane(() => this.#handOver(announced));
+      try {
+        await this.#state.log.sync();
+        // Regions of the session before are written, or will be refused.
+        await this.#state.lane(() => this.#handOver(announced));
+      } catch (error) {
+        this.#session.end(session);
+        throw error;
+      }
       this.#admission.poke();
       return { session, state: this.state() };
     });
@@ -197,131 +173,12 @@ export class Replica implements ReplicaPort {
   }
 
   restart(session: number, restart: LogRestart): Promise<void> {
-    return this.#inTurn(async () => {
-      const announced = this.#check(session);
-      if (restart.lsn < this.#admission.horizonLsn && !this.isBlank)
-        throw new EngineError('unavailable', 'its log cannot go on below what was applied: it has diverged');
-      // What the log has counts as had by the secondary (K3): it is not dropped.
-      if (!this.isBlank) await this.#admitUpTo(session, this.#state.log.endLsn);
-      const resume = this.#admission.pause();
-      try {
-        await this.#applied(session);
-        await this.#state.lane(() => this.#restart(session, announced, restart));
-      } finally {
-        resume();
-      }
-      this.#state.emit({
-        type: 'replica.log-restarted',
-        message: `the log goes on at LSN ${restart.lsn}: what lies before comes as regions`,
-        data: { lsn: restart.lsn },
-      });
-    });
-  }
-
-  /**
-   * Has everything below `lsn` admitted, without the delay: there is none during a resync, and readers keep what they see now (rule K12). Refused for one that
-   * is frozen, with the one error of NBD that says *later*.
-   */
-  async #admitUpTo(session: number, lsn: Lsn): Promise<void> {
-    const state = this.#state;
-    await state.log.sync();
-    const isThere = () => this.#admission.horizonLsn >= lsn;
-    if (isThere()) return;
-    this.#refuseFrozen();
-    await this.#endDelay(session);
-    this.#admission.hurry();
-    const isOver = () => session !== this.#session || this.#host.isClosing();
-    await this.#host.until(() => isThere() || replicaOf(state).frozen || isOver());
-    this.#check(session);
-    if (!isThere()) this.#refuseFrozen();
-  }
-
-  #refuseFrozen(): void {
-    if (!replicaOf(this.#state).frozen) return;
-    const what = 'the secondary is frozen, and has what it may not apply: its operator has to thaw it first';
-    throw new EngineError('unavailable', what, { errno: 'ENOSPC' });
-  }
-
-  /** Readers get what they see now until the resync is over, so that nothing has to wait for the delay. */
-  async #endDelay(session: number): Promise<void> {
-    const { applyDelaySeconds, resync } = replicaOf(this.#state);
-    if (applyDelaySeconds === 0 || resync !== null) return;
-    const resume = this.#admission.pause();
-    try {
-      await this.#applied(session);
-      await this.#state.lane(async () => {
-        this.#check(session);
-        await this.#resync.guard(await this.#checkpointHere(), () => ({}));
-      });
-    } finally {
-      resume();
-    }
-  }
-
-  /** Makes a checkpoint at the horizon, up to which all is applied; returns it. In the lane. */
-  async #checkpointHere(): Promise<Lsn> {
-    const { applier } = this.#host;
-    await applier.checkpoint();
-    const { horizonLsn } = replicaOf(this.#state);
-    if (applier.isCaughtUp && this.#state.checkpointLsn === horizonLsn) return horizonLsn;
-    throw new EngineError('disk', 'a sync of a volume failed meanwhile', { errno: 'EIO' });
-  }
-
-  /** Resolves when all that is admitted is applied. */
-  async #applied(session: number): Promise<void> {
-    const { applier } = this.#host;
-    applier.hurry();
-    const isOver = () => session !== this.#session || this.#host.isClosing();
-    await this.#host.until(() => applier.isCaughtUp || isOver());
-    this.#check(session);
-  }
-
-  /** In the lane; all that is admitted is applied. */
-  async #restart(
-    session: number,
-    { origin, linkId, linkName, memberId }: Announcement,
-    { lsn, chain, snapshots }: LogRestart,
-  ): Promise<void> {
-    this.#check(session);
-    await this.#endRestart();
-    const state = this.#state;
-    const from = await this.#checkpointHere();
-    const { groupId, generation } = origin;
-    const intent: Pick<ReplicaRecord, 'upstream' | 'restart'> = {
-      upstream: { linkId, linkName, memberId },
-      restart: { lsn, chain, groupId, generation },
-    };
-    const names = takeNames(this.#effects, snapshots);
-    try {
-      if (replicaOf(state).resync !== null) await writeReplica(state, from, intent);
-      else await this.#resync.guard(from, () => ({ replica: { ...replicaOf(state), ...intent } }));
-    } catch (error) {
-      names.giveBack();
-      throw error;
-    }
-    names.tell();
-    await this.#endRestart();
-  }
-
-  /** Carries through what the record says of a restart (rule L5), if anything. In the lane. */
-  async #endRestart(): Promise<void> {
-    const state = this.#state;
-    const { restart } = replicaOf(state);
-    if (restart === null) return;
-    const { lsn, chain, groupId, generation } = restart;
-    await state.readers.drained();
-    await state.log.restart({ groupId, generation: generation.number }, lsn, chain);
-    await state.log.allocate();
-    await writeReplica(state, lsn, { horizonLsn: lsn, restart: null }, { id: groupId, generation });
-    this.#host.applier.jumpTo(lsn);
-    this.#intake.reset();
-    this.#admission.cut();
-    this.#admission.wantsRoom = false;
+    return this.#inTurn(() => this.#restarts.run(session, restart));
   }
 
   append(session: number, lsn: Lsn, bytes: Buffer): Promise<void> {
     return this.#inTurn(async () => {
-      this.#check(session);
+      this.#session.check(session);
       if (this.isBlank)
         throw new EngineError(
           'unavailable',
@@ -349,7 +206,7 @@ export class Replica implements ReplicaPort {
 
   sync(session: number): Promise<void> {
     return this.#inTurn(async () => {
-      this.#check(session);
+      this.#session.check(session);
       await this.#state.log.sync();
     });
   }
@@ -357,17 +214,17 @@ export class Replica implements ReplicaPort {
   hold(session: number, roundId: string, lsn: Lsn): Promise<void> {
     return this.#inTurn(async () => {
       await this.#state.lane(async () => {
-        this.#check(session);
+        this.#session.check(session);
         const { horizonLsn } = this.#admission;
         if (horizonLsn > lsn)
           throw new EngineError('unavailable', `it has applied beyond LSN ${lsn}, where it is to hold`);
         const isInside = lsn < this.#state.log.endLsn;
         if (isInside && (await this.#reader.chainAt(lsn)) === undefined)
           throw new EngineError('invalid', `no batch of its log ends at LSN ${lsn}, where it is to hold`);
-        if (!this.isBlank && horizonLsn < lsn) this.#refuseFrozen();
+        if (!this.isBlank && horizonLsn < lsn) this.#catchUp.refuseFrozen();
         this.#resync.hold = { session, roundId, lsn, reached: false };
       });
-      await this.#endDelay(session);
+      await this.#catchUp.endDelay(session);
       this.#admission.hurry();
     });
   }
@@ -379,7 +236,7 @@ export class Replica implements ReplicaPort {
     regions: readonly RegionContent[],
   ): Promise<void> {
     await this.#state.lane(async () => {
-      this.#check(session);
+      this.#session.check(session);
       this.#resync.check(session, roundId);
       await this.#resync.write(this.#volume(volume), regions);
     });
@@ -387,7 +244,7 @@ export class Replica implements ReplicaPort {
 
   async syncRegions(session: number, roundId: string): Promise<void> {
     await this.#state.lane(async () => {
-      this.#check(session);
+      this.#session.check(session);
       this.#resync.check(session, roundId);
       await this.#resync.sync();
     });
@@ -396,7 +253,7 @@ export class Replica implements ReplicaPort {
   /** `complete`, and something is needed all the same: it goes on as after a round that was not, and asks. */
   async release(session: number, roundId: string, complete: boolean): Promise<void> {
     await this.#state.lane(async () => {
-      this.#check(session);
+      this.#session.check(session);
       const { hold } = this.#resync;
       if (hold?.roundId !== roundId && !complete) return;
       if (complete) {
@@ -410,14 +267,12 @@ export class Replica implements ReplicaPort {
   }
 
   needs(session: number, volume: string): readonly RegionRun[] {
-    this.#check(session);
-    return this.#needs.runs(this.#volume(volume));
+    this.#session.check(session);
+    return this.#parts.needs.runs(this.#volume(volume));
   }
 
   ended(session: number, _reason: string): void {
-    if (session !== this.#session) return;
-    this.#session++;
-    this.#announced = undefined;
+    if (!this.#session.end(session)) return;
     this.#resync.hold = undefined;
     this.#admission.wantsRoom = false;
     this.#admission.poke();
@@ -431,7 +286,7 @@ export class Replica implements ReplicaPort {
 
   /** A session of that link is open. */
   get connected(): boolean {
-    return this.#announced !== undefined;
+    return this.#session.isOpen;
   }
 
   get frozen(): boolean {
@@ -442,19 +297,16 @@ export class Replica implements ReplicaPort {
     return replicaOf(this.#state).applyDelaySeconds;
   }
 
+  /** Keeps it from applying what comes ([0061]), durably. */
   freeze(): Promise<void> {
-    return this.setFrozen(true);
+    return this.#setRecord({ frozen: true });
   }
 
   thaw(): Promise<void> {
-    return this.setFrozen(false);
+    return this.#setRecord({ frozen: false });
   }
 
-  /** Keeps it from applying what comes ([0061]), or lets it go on. Durable. */
-  async setFrozen(frozen: boolean): Promise<void> {
-    await this.#setRecord({ frozen });
-  }
-
+  /** What comes is applied so many seconds after it came. Durable. Throws `invalid`. */
   async setApplyDelay(applyDelaySeconds: number): Promise<void> {
     if (!Number.isSafeInteger(applyDelaySeconds) || applyDelaySeconds < 0)
       throw new EngineError('invalid', 'a delay is a whole number of seconds');
@@ -478,7 +330,7 @@ export class Replica implements ReplicaPort {
         await this.#host.until(
           () => applier.isCaughtUp || applier.stall !== undefined || this.#host.isClosing(),
         );
-        this.#checkOpen();
+        this.#session.checkOpen();
         if (applier.stall !== undefined)
           throw new EngineError('unavailable', `what came before cannot be applied: ${applier.stall}`);
         if (await this.#state.lane(() => takeLocal(this.#state, applier, name))) return;
@@ -486,22 +338,6 @@ export class Replica implements ReplicaPort {
     } finally {
       resume();
     }
-  }
-
-  #checkOpen(): void {
-    if (this.#host.isClosing())
-      throw new EngineError('unavailable', 'the group is closing', { errno: 'ESHUTDOWN' });
-    const { failure } = this.#state.log;
-    if (failure !== undefined) throw failure;
-  }
-
-  #check(session: number): Announcement {
-    this.#checkOpen();
-    if (session === this.#session && this.#announced !== undefined) return this.#announced;
-    throw new EngineError(
-      'unavailable',
-      'the session is over: a newer one has taken its place, or it has ended',
-    );
   }
 
   #volume(name: string): GroupVolume {

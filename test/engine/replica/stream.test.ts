@@ -107,3 +107,21 @@ t.test('K12: frozen, and delayed', async (t) => {
   await pair.stream();
   t.same(await pair.secondary.fills(), [2, 3, 1, 1]);
 });
+
+t.test('a hand-over that comes to nothing leaves no session open', async (t) => {
+  const pair = await ReplicaPair.synchronised({ regions: 4 });
+  t.ok(pair.port.connected);
+  const { faults } = pair.secondary.folder;
+  faults.decide = (operation) => (operation === 'write' ? 'ENOSPC' : undefined);
+  await t.rejects(pair.begin({ linkName: 'renamed' }), { code: 'disk', errno: 'ENOSPC' });
+  t.notOk(pair.port.connected);
+  await t.rejects(pair.port.sync(pair.session), { code: 'unavailable', message: /session is over/ });
+  faults.decide = undefined;
+  await pair.begin({ linkName: 'renamed' });
+  t.ok(pair.port.connected);
+  t.match(pair.port.upstream, { linkName: 'renamed' });
+  await pair.primary.write(0, 7);
+  await pair.stream();
+  await pair.secondary.pass(100);
+  t.same((await pair.images()).secondary, (await pair.images()).primary);
+});
