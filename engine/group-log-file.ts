@@ -5,7 +5,8 @@ import { createNamed, isCode, LOG_NAME, openNamed, type Undo } from './group-fol
 import type { GroupRecord, LogFileRecord, VolumeRecord } from './group-record.ts';
 import { checkLogSize, defaultLogBytes, type GroupSpec } from './group-spec.ts';
 
-import { Log, MIN_LOG_BYTES } from './log/log.ts';
+import { MIN_LOG_BYTES } from './log/limits.ts';
+import { Log } from './log/log.ts';
 import { KIB } from './units.ts';
 
 /** What a file that the log is to be kept in has to have blank at its start, in bytes: nobody's data, and no filesystem, begins later. */

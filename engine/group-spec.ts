@@ -1,6 +1,6 @@
 import { normalize } from 'node:path';
 import { EngineError } from './errors.ts';
-import { MIN_LOG_BYTES } from './log/log.ts';
+import { MIN_LOG_BYTES } from './log/limits.ts';
 import { maxEncodedBytes } from './map/map-runs.ts';
 import { checkName } from './names.ts';
 import { GIB, KIB, MAX_REGION_BYTES, MAX_VOLUME_BYTES, MIN_REGION_BYTES } from './units.ts';

@@ -6,7 +6,7 @@ import type { LinkAdministration } from './control/node-control.ts';
 import type { EventLog } from './events.ts';
 import type { GroupControl } from './group-control.ts';
 import { parseSecret } from './group-secrets.ts';
-import type { LinkChanges, LinkControl, LinkSpec } from './link-control.ts';
+import type { LinkControl } from './link-control.ts';
 import { linkStatusOf } from './link-status.ts';
 import { parseUri } from './uris.ts';
 
@@ -44,22 +44,13 @@ export class LinkService implements LinkAdministration {
     checkName('link', name);
     if (links.views().some((view) => view.name === name))
       throw new EngineError('exists', `group ${group.name} has a link ${name} already: choose another name`);
-    const secret = request.secret === undefined ? undefined : parseSecret('the request', request.secret);
+    const { secret: text, ...asked } = request;
+    const secret = text === undefined ? undefined : parseSecret('the request', text);
     checkUri(request.uri, secret !== undefined);
-    const spec: LinkSpec = {
-      name,
-      uri: request.uri,
-      mode: request.mode ?? 'async',
-      onLost: request.onLost ?? 'go-on',
-      onFull: request.onFull ?? 'dcm',
-      limitBytes: request.limitBytes ?? 0,
-      limitSeconds: request.limitSeconds ?? 0,
-      rateBytesPerSecond: request.rateBytesPerSecond ?? 0,
-    };
     // Before the link, which connects at once.
     if (secret !== undefined) await this.#parts.secrets.write(group.name, name, secret);
     try {
-      await links.add({ ...spec, assumeEqual: request.assumeEqual ?? false });
+      await links.add({ ...asked, name });
     } catch (error) {
       if (secret !== undefined) await this.#parts.secrets.remove(group.name, name).catch(() => undefined);
       throw error;
@@ -77,8 +68,7 @@ export class LinkService implements LinkAdministration {
       checkUri(changes.uri, known !== undefined);
     }
     if (secret !== undefined) await this.#parts.secrets.write(group.name, name, secret);
-    const asked: LinkChanges = changes;
-    if (Object.keys(asked).length > 0) await links.set(name, asked);
+    if (Object.keys(changes).length > 0) await links.set(name, changes);
     return viewOf(links, group, name);
   }
 
@@ -92,6 +82,12 @@ export class LinkService implements LinkAdministration {
   async steer(groupName: string, name: string, what: 'pause' | 'resume' | 'detach'): Promise<LinkStatus> {
     const { group, links } = this.#linkToChange(groupName, name);
     await links[what](name);
+    return viewOf(links, group, name);
+  }
+
+  async resync(groupName: string, name: string, full: boolean): Promise<LinkStatus> {
+    const { group, links } = this.#linkToChange(groupName, name);
+    await links.resync(name, { full });
     return viewOf(links, group, name);
   }
 

@@ -6,7 +6,6 @@ import type { Timer } from '../clock.ts';
 import type { ControlQueue } from '../control-queue.ts';
 import { turnstile } from '../disk/turnstile.ts';
 import { EngineError } from '../errors.ts';
-import type { LinkRecord } from '../group-record.ts';
 import { checkLogSize } from '../group-spec.ts';
 import type { GroupState, GroupVolume } from '../group-state.ts';
 import { RegionMap, type RegionRun } from '../map/region-map.ts';
@@ -18,6 +17,7 @@ import { Dcm } from './dcm.ts';
 import { forecastOf, type LinkForecast } from './forecast.ts';
 import { LagMarks } from './lag.ts';
 import { Link, type LinkHost } from './link.ts';
+import { changed, checkSettings, type LinkChanges, type LinkSpec, settingsOf } from './link-settings.ts';
 import { type LinkSettings, LinkState } from './link-state.ts';
 import type { LinkView } from './link-view.ts';
 import { type Announcement, type PeerConnector, REPLICATION_PROTOCOL } from './peer.ts';
@@ -27,26 +27,6 @@ export const MAX_LINKS = 16;
 
 /** Between two looks at how much of the log each link holds. */
 const CHECK_MS = 1000;
-
-/** What a user asks for at `link add`. */
-export interface LinkSpec {
-  readonly name: string;
-  readonly uri: string;
-  /** `async` unless told. */
-  readonly mode?: LinkRecord['mode'];
-  /** `go-on` unless told. */
-  readonly onLost?: LinkRecord['onLost'];
-  /** `dcm` unless told. */
-  readonly onFull?: LinkRecord['onFull'];
-  /** 0 or absent: half of the ring. */
-  readonly limitBytes?: number;
-  readonly limitSeconds?: number;
-  readonly rateBytesPerSecond?: number;
-  /** The secondary's volumes hold what these hold: nothing is copied at first. On the word of the user. */
-  readonly assumeEqual?: boolean;
-}
-
-export type LinkChanges = Partial<Omit<LinkSpec, 'name' | 'assumeEqual'>>;
 
 export interface LinksHost {
   readonly connector: PeerConnector | undefined;
@@ -169,7 +149,7 @@ export class Links {
   set(name: string, changes: LinkChanges): Promise<LinkView> {
     return this.#inTurn(async () => {
       const link = this.#require(name);
-      const settings = { ...link.link.settings, ...defined(changes) };
+      const settings = changed(link.link.settings, changes);
       checkSettings(settings);
       await this.#configure(link, settings);
       return link.view;
@@ -380,46 +360,6 @@ function contentOf(state: GroupState, volume: GroupVolume): RegionRun[] {
 
 function everything(state: GroupState, volume: GroupVolume): RegionRun[] {
   return [{ first: 0, end: state.regionCount(volume) }];
-}
-
-function settingsOf(spec: LinkSpec): LinkSettings {
-  return {
-    name: spec.name,
-    uri: spec.uri,
-    mode: spec.mode ?? 'async',
-    onLost: spec.onLost ?? 'go-on',
-    onFull: spec.onFull ?? 'dcm',
-    limitBytes: spec.limitBytes ?? 0,
-    limitSeconds: spec.limitSeconds ?? 0,
-    rateBytesPerSecond: spec.rateBytesPerSecond ?? 0,
-    wanted: 'active',
-  };
-}
-
-function defined(changes: LinkChanges): Partial<LinkSettings> {
-  const entries = Object.entries(changes).filter(([, value]) => value !== undefined);
-  return Object.fromEntries(entries) as Partial<LinkSettings>;
-}
-
-function checkSettings(settings: LinkSettings): void {
-  const refuse = (what: string): never => {
-    throw new EngineError('invalid', `link ${settings.name}: ${what}`);
-  };
-  if (settings.uri === '') refuse('it needs a URI');
-  if (!['async', 'memory', 'sync'].includes(settings.mode))
-    refuse(`${JSON.stringify(settings.mode)} is no mode: take "async", "memory" or "sync"`);
-  if (settings.mode !== 'async')
-    throw new EngineError(
-      'unsupported',
-      `link ${settings.name}: mode ${settings.mode} is not there yet: take "async"`,
-    );
-  if (!['go-on', 'block'].includes(settings.onLost))
-    refuse(`${JSON.stringify(settings.onLost)} is no policy for a lost connection: take "go-on" or "block"`);
-  if (!['dcm', 'block', 'detach'].includes(settings.onFull))
-    refuse(`${JSON.stringify(settings.onFull)} is no policy for a full log: take "dcm", "block" or "detach"`);
-  const { limitBytes, limitSeconds, rateBytesPerSecond } = settings;
-  for (const [what, value] of Object.entries({ limitBytes, limitSeconds, rateBytesPerSecond }))
-    if (!Number.isSafeInteger(value) || value < 0) refuse(`${what} of ${value} cannot be`);
 }
 
 const nowhere: PeerConnector = {

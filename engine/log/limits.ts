@@ -9,7 +9,7 @@ import {
 import { PAGE_SECTORS } from './ring.ts';
 
 /** The smallest ring, in bytes: the least in which the shares below come to something. */
-export const MIN_RING_BYTES = 256 * KIB;
+export const MIN_LOG_BYTES = 256 * KIB;
 
 /** Share of the ring that one batch may take, and that may be written and not durable. */
 const RING_SHARE = 4;

@@ -5,7 +5,7 @@
  *
  *   tail ≤ durable ≤ written ≤ end
  *
- *   end      an append copies a record into the open batch
+ *   end      an append copies a record into the open batch (`head.ts`)
  *   written  `writeOut` seals the open batch and hands it to the kernel: a killed process cannot lose it
  *   durable  a sync that began after the write-out has ended well: a power cut cannot lose it (`syncs.ts`)
  *   tail     a superblock that frees what is below is durable: that space may be written again (rule L7; `tail.ts`)
@@ -13,7 +13,7 @@
  * What is written ends on a page boundary, with zeroes: the kernel then never reads a page in part, and the zeroes stand where the next header would.
  * So a page beyond the end is kept free. The batch after it overwrites them.
  *
- * Here are the appends, and what others ask of a log.
+ * Here is who may append and when, and what others ask of a log.
  */
 import type { Clock } from '../clock.ts';
 import type { Disk } from '../disk/disk.ts';
@@ -21,10 +21,10 @@ import { assert, EngineError, errnoOf } from '../errors.ts';
 import { LOG_RING_OFFSET_BYTES } from '../formats.ts';
 import { SharedRun } from '../shared-run.ts';
 import { type ByteOffset, LOG_SECTOR_BYTES, type Lsn } from '../units.ts';
-import { BatchBuilder, type SealedBytes } from './batch-builder.ts';
-import { type LogLimits, limitsOf, MIN_RING_BYTES } from './limits.ts';
+import { LogHead } from './head.ts';
+import { type LogLimits, limitsOf, MIN_LOG_BYTES } from './limits.ts';
 import {
-  LogBatch,
+  type LogBatch,
   type LogIdentity,
   type LogRecord,
   MAX_ZEROES_BYTES,
@@ -37,10 +37,6 @@ import { LogRoom } from './room.ts';
 import { Superblocks } from './superblock.ts';
 import { LogSyncs } from './syncs.ts';
 import { LogTail } from './tail.ts';
-import { WriteAhead } from './write-ahead.ts';
-
-/** The smallest ring, in bytes. */
-export const MIN_LOG_BYTES = MIN_RING_BYTES;
 
 const PAGE_BYTES = PAGE_SECTORS * LOG_SECTOR_BYTES;
 
@@ -54,18 +50,14 @@ export class Log {
   readonly #disk: Disk;
   readonly #ring: Ring;
   #tail: LogTail;
-  #builder: BatchBuilder;
+  #head: LogHead;
   readonly #limits: LogLimits;
-  #ahead: WriteAhead | undefined;
   readonly #syncs: LogSyncs;
   readonly #room: LogRoom;
   /** Payload of a write record at most, in bytes: `MAX_RECORD_BYTES`, or what a small ring takes. A multiple of 4096. */
   readonly maxRecordBytes: number;
   /** Of a batch, with its header. */
   readonly maxBatchBytes: number;
-
-  #writtenLsn: Lsn;
-  #endLsn: Lsn;
   #allocated: boolean;
 
   readonly #superblockRun = new SharedRun(() => this.#writeSuperblock());
@@ -90,11 +82,10 @@ export class Log {
     this.#ring = new Ring(disk, state.ringBytes);
     this.#tail = new LogTail(superblocks, this.#ring, state);
     this.#limits = limitsOf(state.ringBytes);
-    this.#builder = new BatchBuilder(superblocks.identity, endCrc, this.#limits);
+    const end = { lsn: state.endLsn, crc: endCrc };
+    this.#head = new LogHead(this.#ring, this.#limits, superblocks.identity, end, firstLsn);
     this.maxRecordBytes = this.#limits.maxRecordBytes;
     this.maxBatchBytes = this.#limits.maxBatchBytes;
-    this.#writtenLsn = state.endLsn;
-    this.#endLsn = state.endLsn;
     this.#allocated = state.allocated;
     this.#room = new LogRoom(disk, clock, {
       writeAndSync: () => this.#superblockRun.join(),
@@ -105,7 +96,6 @@ export class Log {
       ended: () => this.#room.tell(),
       failed: (error) => this.#fail('a sync', error),
     });
-    if (firstLsn !== undefined) this.#ahead = new WriteAhead(this.#ring, firstLsn, state.endLsn);
   }
 
   /** Size of a disk for a ring, in bytes. */
@@ -149,9 +139,9 @@ export class Log {
 
   /** Makes the end durable: what is beyond `durableLsn` may be in the page cache alone. */
   async #begin(durableLsn: Lsn): Promise<void> {
-    await rewriteEnd(this.#ring, this.#tail.lsn, durableLsn, this.#endLsn);
+    await rewriteEnd(this.#ring, this.#tail.lsn, durableLsn, this.endLsn);
     await this.#superblockRun.join();
-    this.#builder.setRun(this.#tail.run);
+    this.#head.setRun(this.#tail.run);
   }
 
   /** For `LogReader`. */
@@ -162,10 +152,6 @@ export class Log {
   /** Whose batches are in it. */
   get identity(): LogIdentity {
     return this.#tail.identity;
-  }
-
-  get generation(): number {
-    return this.identity.generation;
   }
 
   get tailLsn(): Lsn {
@@ -179,7 +165,7 @@ export class Log {
 
   /** Checksum of the batch before `writtenLsn`. */
   get writtenCrc(): number {
-    return this.#builder.crc;
+    return this.#head.crc;
   }
 
   /** Below it everything is durable. */
@@ -189,12 +175,12 @@ export class Log {
 
   /** Below it everything is with the kernel. */
   get writtenLsn(): Lsn {
-    return this.#writtenLsn;
+    return this.#head.writtenLsn;
   }
 
   /** LSN that the next batch gets once the open one is sealed. */
   get endLsn(): Lsn {
-    return this.#endLsn;
+    return this.#head.endLsn;
   }
 
   get capacityBytes(): number {
@@ -202,7 +188,7 @@ export class Log {
   }
 
   get usedBytes(): number {
-    return (this.#endLsn - this.#tail.lsn) * LOG_SECTOR_BYTES;
+    return (this.endLsn - this.#tail.lsn) * LOG_SECTOR_BYTES;
   }
 
   /** What appends may still take, without the reserve. */
@@ -217,7 +203,7 @@ export class Log {
 
   /** Memory held by payloads, in bytes. */
   get keptBytes(): number {
-    return this.#builder.keptBytes;
+    return this.#head.keptBytes;
   }
 
   /** Why nothing is appended any more: a write or a sync failed (rule L6). */
@@ -238,11 +224,11 @@ export class Log {
   }
 
   async #allocateRing(): Promise<void> {
-    assert(this.#tail.lsn === this.#endLsn, 'a ring without its space is empty');
+    assert(this.#tail.lsn === this.endLsn, 'a ring without its space is empty');
     await this.#ring.allocate();
     this.#tail.allocated();
     await this.#superblockRun.join();
-    this.#builder.setRun(this.#tail.run);
+    this.#head.setRun(this.#tail.run);
     this.#allocated = true;
   }
 
@@ -261,7 +247,7 @@ export class Log {
     assert(lengthBytes > 0 && lengthBytes <= this.maxRecordBytes, 'a record has a length that fits a batch');
     assert(sourceStart >= 0 && sourceStart + lengthBytes <= source.length, 'the source holds the range');
     if (!this.#makeRoom(RECORD_HEADER_BYTES + lengthBytes)) return undefined;
-    return this.#added(this.#builder.addWrite(volumeIndex, offsetBytes, source, sourceStart, lengthBytes));
+    return this.#head.addWrite(volumeIndex, offsetBytes, source, sourceStart, lengthBytes);
   }
 
   /** As `tryAppendWrite`: the range reads as zeroes then, and its space may be given back if `mayPunch`. At most `MAX_ZEROES_BYTES`. */
@@ -273,20 +259,14 @@ export class Log {
   ): LogRecord | undefined {
     assert(lengthBytes > 0 && lengthBytes <= MAX_ZEROES_BYTES, 'zeroes have a length that fits a record');
     if (!this.#makeRoom(RECORD_HEADER_BYTES)) return undefined;
-    return this.#added(this.#builder.addZeroes(volumeIndex, offsetBytes, lengthBytes, mayPunch));
-  }
-
-  #added(record: LogRecord): LogRecord {
-    this.#endLsn = record.batch.endLsn;
-    return record;
+    return this.#head.addZeroes(volumeIndex, offsetBytes, lengthBytes, mayPunch);
   }
 
   /** Has a batch open that takes a record of so many bytes. False, and nothing done, when there is no room now. */
   #makeRoom(recordBytes: number): boolean {
     this.#checkOpen();
-    const joins = this.#builder.joins(recordBytes);
-    const lsn = joins ? (this.#builder.open?.lsn ?? this.#endLsn) : this.#endLsn;
-    const endLsn = lsn + this.#builder.sectorsWith(recordBytes, joins);
+    const joins = this.#head.joins(recordBytes);
+    const endLsn = this.#head.endWith(recordBytes, joins);
     const { reserveSectors, maxUnsyncedSectors } = this.#limits;
     this.#full = !this.#hasRoom(endLsn, reserveSectors);
     if (this.#full || endLsn - this.#syncs.durableLsn > maxUnsyncedSectors) {
@@ -300,7 +280,7 @@ export class Log {
     }
     if (joins) return true;
     this.writeOut();
-    this.#builder.begin(this.#endLsn, recordBytes);
+    this.#head.begin(recordBytes);
     this.#syncs.startLater();
     return true;
   }
@@ -320,7 +300,7 @@ export class Log {
   /** Room comes with a sync, or with what is applied after one. */
   #refuse(): void {
     this.#room.want();
-    if (this.#endLsn > this.#syncs.durableLsn) this.#syncs.start();
+    if (this.endLsn > this.#syncs.durableLsn) this.#syncs.start();
   }
 
   /**
@@ -331,18 +311,13 @@ export class Log {
     assert(payload.length > 0, 'a control record says something');
     this.#checkOpen();
     this.writeOut();
-    const lsn = this.#endLsn;
-    const endLsn = this.#builder.controlEnd(lsn, payload.length);
-    if (!this.#hasRoom(endLsn, 0)) {
+    if (!this.#hasRoom(this.#head.endWithControl(payload.length), 0)) {
       this.#refuse();
       return undefined;
     }
-    // Written in one go, with no sync between its parts: see `sealControl`.
-    this.#putNow(lsn, this.#builder.sealControl(lsn, payload, this.#syncs.durableLsn));
-    this.#endLsn = endLsn;
-    this.#written(endLsn);
+    const batch = this.#write(() => this.#head.putControl(payload, this.#syncs.durableLsn));
     this.#syncs.startLater();
-    return new LogBatch(lsn, endLsn, payload);
+    return batch;
   }
 
   /**
@@ -351,32 +326,17 @@ export class Log {
    */
   writeOut(): void {
     if (this.#failure !== undefined) throw this.#failure;
-    const { open } = this.#builder;
-    if (open === undefined) return;
-    this.#putNow(open.lsn, this.#builder.seal(this.#syncs.durableLsn));
-    this.#writeAhead(open.endLsn);
-    this.#written(open.endLsn);
+    if (this.#head.isOpen) this.#write(() => this.#head.writeOut(this.#syncs.durableLsn));
   }
 
-  #putNow(lsn: Lsn, sealed: SealedBytes): void {
+  #write<T>(write: () => T): T {
     try {
-      this.#ring.writeNow(lsn, sealed.bytes, sealed.start, sealed.lengthBytes);
+      const written = write();
+      this.#syncs.wrote();
+      return written;
     } catch (error) {
       throw this.#fail('a write', error);
     }
-  }
-
-  #writeAhead(endLsn: Lsn): void {
-    try {
-      this.#ahead?.reached(endLsn, this.#syncs.durableLsn);
-    } catch (error) {
-      throw this.#fail('a write', error);
-    }
-  }
-
-  #written(endLsn: Lsn): void {
-    this.#writtenLsn = endLsn;
-    this.#syncs.wrote();
   }
 
   /** Whether the ring has room for batches from elsewhere that end at `endLsn`: they leave no reserve, as theirs was kept where they were made. */
@@ -390,13 +350,9 @@ export class Log {
    */
   async putRaw(lsn: Lsn, bytes: Buffer): Promise<void> {
     this.#checkOpen();
-    const endLsn = lsn + bytes.length / LOG_SECTOR_BYTES;
-    assert(lsn >= this.#endLsn && this.hasRoomUpTo(endLsn), 'what is put follows, and has room');
-    // Up to a page, as all that is written.
-    const padded = Buffer.alloc((pageAligned(endLsn) - lsn) * LOG_SECTOR_BYTES);
-    bytes.copy(padded);
+    assert(this.hasRoomUpTo(lsn + bytes.length / LOG_SECTOR_BYTES), 'what is put has room');
     try {
-      await this.#ring.write(lsn, padded);
+      await this.#head.putRaw(lsn, bytes);
     } catch (error) {
       throw this.#fail('a write', error);
     }
@@ -404,9 +360,8 @@ export class Log {
 
   /** What was put is part of the log up to `endLsn`; `crc` is the checksum of its last batch. */
   advance(endLsn: Lsn, crc: number): void {
-    this.#endLsn = endLsn;
-    this.#builder.follow(crc);
-    this.#written(endLsn);
+    this.#head.advance({ lsn: endLsn, crc });
+    this.#syncs.wrote();
     this.#syncs.startLater();
   }
 
@@ -415,9 +370,10 @@ export class Log {
    * before. Nobody appends meanwhile. Rejects with `failure`.
    */
   async cut(lsn: Lsn, crc: number): Promise<void> {
-    assert(lsn >= this.#tail.lsn && lsn <= this.#endLsn, 'it is cut inside');
+    assert(lsn >= this.#tail.lsn && lsn <= this.endLsn, 'it is cut inside');
     await this.#standStill();
-    this.#beginAt(lsn, crc);
+    this.#head.cutTo({ lsn, crc });
+    this.#syncs.beginAt(lsn);
     await this.#superblockRun.join();
     try {
       await spoilHeader(this.#ring, lsn);
@@ -443,23 +399,14 @@ export class Log {
     while (this.#syncs.isUnderWay);
   }
 
-  #beginAt(lsn: Lsn, crc: number): void {
-    this.#builder.follow(crc);
-    this.#syncs.beginAt(lsn);
-    this.#writtenLsn = lsn;
-    this.#endLsn = lsn;
-    // What it wrote ahead of is not where the log goes on.
-    this.#ahead = undefined;
-  }
-
   async #restartNow({ identity, lsn, chain }: LogStart): Promise<void> {
     try {
       const { superblocks, state } = await restartDisk(this.#disk, identity, lsn, chain, this.capacityBytes);
       this.#tail = new LogTail(superblocks, this.#ring, state);
-      this.#builder = new BatchBuilder(identity, chain, this.#limits);
+      this.#head = new LogHead(this.#ring, this.#limits, identity, { lsn, crc: chain });
       this.#allocated = state.allocated;
-      this.#beginAt(lsn, chain);
-      this.#builder.setRun(this.#tail.run);
+      this.#syncs.beginAt(lsn);
+      this.#head.setRun(this.#tail.run);
     } catch (error) {
       throw this.#fail('a restart', error);
     }
@@ -478,7 +425,7 @@ export class Log {
     targetStart: number,
     lengthBytes: number,
   ): Promise<void> {
-    assert(batch.lsn >= this.#tail.lsn && batch.endLsn <= this.#writtenLsn, 'the batch is in the ring');
+    assert(batch.lsn >= this.#tail.lsn && batch.endLsn <= this.writtenLsn, 'the batch is in the ring');
     const batchBytes = (batch.endLsn - batch.lsn) * LOG_SECTOR_BYTES;
     assert(start >= 0 && start + lengthBytes <= batchBytes, 'the range lies inside the batch');
     await this.#ring.read(batch.lsn, start, target, targetStart, lengthBytes);
@@ -486,7 +433,7 @@ export class Log {
 
   /** The payload of a batch that is written out need not be kept any more: nobody looks at its `bytes` from now on. */
   forget(batch: LogBatch): void {
-    this.#builder.forget(batch);
+    this.#head.forget(batch);
   }
 
   /**
@@ -508,7 +455,7 @@ export class Log {
       await this.#restartNow(next);
       return;
     }
-    await this.#tail.prepare(this.#writtenLsn, this.#builder.crc);
+    await this.#tail.prepare(this.writtenLsn, this.writtenCrc);
     try {
       await this.#tail.write(this.#syncs.durableLsn, () => this.#syncs.withSuperblock());
     } catch (error) {

@@ -24,7 +24,7 @@ import {
   seal,
 } from '../formats.ts';
 import type { Lsn } from '../units.ts';
-import { MIN_RING_BYTES } from './limits.ts';
+import { MIN_LOG_BYTES } from './limits.ts';
 import { groupIdBytes, type LogIdentity } from './record.ts';
 
 export interface LogState {
@@ -118,7 +118,7 @@ export class Superblocks {
       );
     const state = stateOf(found);
     const neededBytes = LOG_RING_OFFSET_BYTES + state.ringBytes;
-    if (state.ringBytes % LOG_SLOT_BYTES !== 0 || state.ringBytes < MIN_RING_BYTES)
+    if (state.ringBytes % LOG_SLOT_BYTES !== 0 || state.ringBytes < MIN_LOG_BYTES)
       throw new EngineError('corrupt', `the log cannot have a ring of ${state.ringBytes} bytes: report this`);
     if (disk.sizeBytes < neededBytes)
       throw new EngineError(

@@ -17,6 +17,7 @@ import { addFreeze } from './freeze.ts';
 import { addImport } from './import.ts';
 import { addLink } from './link.ts';
 import { addRestore } from './restore.ts';
+import { addResync } from './resync.ts';
 import { addServe } from './serve.ts';
 import { type Output, standardOutput } from './session.ts';
 import { addSnapshot } from './snapshot.ts';
@@ -73,6 +74,7 @@ function buildProgram(streams: CliStreams, finish: Finish): Command {
     addSnapshot,
     addRestore,
     addLink,
+    addResync,
     addFreeze,
     addDiff,
     addImport,

@@ -152,6 +152,10 @@ export class ControlClient {
     return this.#json<LinkStatus>('POST', `${linksOf(group, link)}/${what}`);
   }
 
+  resyncLink(group: string, link: string, full: boolean): Promise<LinkStatus> {
+    return this.#json<LinkStatus>('POST', `${linksOf(group, link)}/resync`, { full });
+  }
+
   freeze(group: string): Promise<GroupStatus> {
     return this.#json<GroupStatus>('POST', `/v1/groups/${encodeURIComponent(group)}/freeze`);
   }

@@ -1,6 +1,6 @@
 /** Routes for links, and for what a secondary applies. */
 import { Type } from 'typebox';
-import { LinkPath, LinkRequest, LinkSetRequest, LinkStatus } from './link-schemas.ts';
+import { LinkPath, LinkRequest, LinkSetRequest, LinkStatus, ResyncRequest } from './link-schemas.ts';
 import type { NodeControl } from './node-control.ts';
 import { type Api, ERRORS, NOTHING } from './routes.ts';
 import { GroupPath, GroupStatus } from './schemas.ts';
@@ -58,6 +58,18 @@ export function addLinkRoutes(api: Api, node: NodeControl): void {
       await links.remove(request.params.group, request.params.link);
       return reply.code(204).send(null);
     },
+  );
+  api.post(
+    `${LINK}/resync`,
+    {
+      schema: {
+        summary: 'Have what the secondary lacks copied now',
+        params: LinkPath,
+        body: ResyncRequest,
+        response: { 200: LinkStatus, ...ERRORS },
+      },
+    },
+    (request) => links.resync(request.params.group, request.params.link, request.body.full ?? false),
   );
   addSteering(api, node);
 }

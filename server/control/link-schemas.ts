@@ -105,4 +105,13 @@ export const LinkSetRequest = Type.Object(
 );
 export type LinkSetRequest = Static<typeof LinkSetRequest>;
 
+export const ResyncRequest = Type.Object(
+  {
+    full: Type.Optional(
+      Type.Boolean({ description: 'everything is copied again, whatever the secondary has' }),
+    ),
+  },
+  { additionalProperties: false },
+);
+
 export const LinkPath = Type.Object({ group: Name, link: Name });

@@ -63,6 +63,8 @@ export interface LinkAdministration {
   set(group: string, link: string, request: LinkSetRequest): Promise<LinkStatus>;
   remove(group: string, link: string): Promise<void>;
   steer(group: string, link: string, what: 'pause' | 'resume' | 'detach'): Promise<LinkStatus>;
+  /** Throws `in-use` for a link that is not active. */
+  resync(group: string, link: string, full: boolean): Promise<LinkStatus>;
   /** Throws `invalid` for a primary. */
   freeze(group: string): Promise<void>;
   thaw(group: string): Promise<void>;

@@ -6,7 +6,8 @@ import { GROUP_RECORD_MAGIC, groupRecordHeaderLayout, seal } from '../../engine/
 import { createGroup, destroyGroup, type OpenGroup, openGroup } from '../../engine/group-files.ts';
 import { GROUP_RECORD_FILE_BYTES } from '../../engine/group-record.ts';
 import { checkLogSize, type GroupSpec, minLogBytes } from '../../engine/group-spec.ts';
-import { Log, MIN_LOG_BYTES } from '../../engine/log/log.ts';
+import { MIN_LOG_BYTES } from '../../engine/log/limits.ts';
+import { Log } from '../../engine/log/log.ts';
 import { maxEncodedBytes } from '../../engine/map/map-runs.ts';
 import { GIB, KIB, MIB, TIB } from '../../engine/units.ts';
 import { ManualClock } from '../fixtures/manual-clock.ts';

@@ -86,6 +86,16 @@ t.test('the life of a link, as typed', async (t) => {
     await says(`link ${what} g far`, `${done} link far of g\n`);
     t.equal(links.list[1]?.state, state);
   }
+  await says('resync g --plan --link far', 'link far would copy 16 regions, at most 64 KiB\n');
+  t.strictSame(links.resynced, []);
+  await says('resync g', /^link link-1 copies 16 regions, .*\nlink far copies 16 regions, .*\n$/);
+  await says('resync g --link far --full', /^link far copies \d+ regions, .*\n$/);
+  t.strictSame(links.resynced, [
+    { name: 'link-1', full: false },
+    { name: 'far', full: false },
+    { name: 'far', full: true },
+  ]);
+  links.change('far', { state: 'detached' });
   const listed = JSON.parse((await tidemark('link', 'list', 'g', '--json')).out);
   t.match(listed, {
     links: [
@@ -139,6 +149,7 @@ t.test('what no link can be is refused, and leaves nothing behind', async (t) =>
   await refuses('link set g a --mode sync', 1, /no link "a"/);
   await refuses('link remove g a', 1, /no link "a"/);
   await refuses('link pause h a', 1, /no group "h"/);
+  await refuses('resync g', 1, /g has no links/);
   t.equal(links.list.length, 0);
   links.refusal = new EngineError('invalid', 'the ring is too small for a link');
   await t.rejects(node.client.addLink('g', { uri: 'nbd://h', secret: SECRET }), {
@@ -150,6 +161,7 @@ t.test('what no link can be is refused, and leaves nothing behind', async (t) =>
   await says(`link add g ${UNIX} --name a`, /added/);
   await refuses(`link add g ${UNIX} --name a`, 1, /has a link a already/);
   await refuses('link set g a', 2, /nothing to set/);
+  await refuses('resync g --link b', 1, /no link "b"/);
   await refuses('link set g a --uri nbd://10.0.0.2', 1, /--secret-file/);
   await t.rejects(node.client.addLink('g', { uri: UNIX, limitBytes: -1 }), { code: 'invalid' });
   await t.rejects(node.client.addLink('g', { uri: UNIX, more: 1 } as never), { code: 'invalid' });

@@ -1,5 +1,6 @@
 import t from 'tap';
-import { Log, MIN_LOG_BYTES } from '../../../engine/log/log.ts';
+import { MIN_LOG_BYTES } from '../../../engine/log/limits.ts';
+import { Log } from '../../../engine/log/log.ts';
 import { MAX_RECORD_BYTES } from '../../../engine/log/record.ts';
 import { KIB, MIB } from '../../../engine/units.ts';
 import { append, LogBench, settle } from '../../fixtures/logs.ts';

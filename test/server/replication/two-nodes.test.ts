@@ -145,10 +145,17 @@ t.test('what was written while a link was paused past its limit follows by regio
   t.equal(await letters(secondary, 'g/v'), 'ABCDE');
   await t.rejects(put(secondary, 'g/v', { 1: 'z' }), 'a secondary takes writes from its primary only');
   const before = (await linkOf(primary)).regionsResynced;
+  await t.rejects(primary.control.resyncLink('g', 'l', false), {
+    code: 'in-use',
+    message: /resume it first/,
+  });
   await primary.control.steerLink('g', 'l', 'resume');
   const after = await untilEqual(primary, secondary);
   t.equal(await letters(secondary, 'g/v'), 'AyyDE');
   t.equal(after.regionsResynced - before, 2, 'those and no others');
+  await primary.control.resyncLink('g', 'l', true);
+  const full = await untilEqual(primary, secondary);
+  t.equal(full.regionsResynced - after.regionsResynced, 5, 'all, when that is asked for');
 });
 
 t.test('a frozen secondary shows what it showed, and catches up', async (t) => {

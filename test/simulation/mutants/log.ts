@@ -24,9 +24,9 @@ const CHECKPOINTS = 'log/checkpoints.ts';
 
 /** In the first round of the ring zeroes are written ahead, over what a torn end has left there: it is no more than quicker. */
 const NOTHING_AHEAD = edit(
-  'log/log.ts',
+  'log/head.ts',
   'if (firstLsn !== undefined) this.#ahead',
-  'if (this.#closed) this.#ahead',
+  'if (firstLsn === -1) this.#ahead',
 );
 
 export const LOG_MUTANTS: readonly Mutant[] = [

@@ -1,0 +1,67 @@
+/** What the operator of a link may say of it, and whether that can be. */
+import { EngineError } from '../errors.ts';
+import type { LinkRecord } from '../group-record.ts';
+import type { LinkSettings } from './link-state.ts';
+
+/** What a user asks for at `link add`. */
+export interface LinkSpec {
+  readonly name: string;
+  readonly uri: string;
+  /** `async` unless told. */
+  readonly mode?: LinkRecord['mode'];
+  /** `go-on` unless told. */
+  readonly onLost?: LinkRecord['onLost'];
+  /** `dcm` unless told. */
+  readonly onFull?: LinkRecord['onFull'];
+  /** 0 or absent: half of the ring. */
+  readonly limitBytes?: number;
+  readonly limitSeconds?: number;
+  readonly rateBytesPerSecond?: number;
+  /** The secondary's volumes hold what these hold: nothing is copied at first. On the word of the user. */
+  readonly assumeEqual?: boolean;
+}
+
+export type LinkChanges = Partial<Omit<LinkSpec, 'name' | 'assumeEqual'>>;
+
+/** Of a new link, with what holds unless told. */
+export function settingsOf(spec: LinkSpec): LinkSettings {
+  return {
+    name: spec.name,
+    uri: spec.uri,
+    mode: spec.mode ?? 'async',
+    onLost: spec.onLost ?? 'go-on',
+    onFull: spec.onFull ?? 'dcm',
+    limitBytes: spec.limitBytes ?? 0,
+    limitSeconds: spec.limitSeconds ?? 0,
+    rateBytesPerSecond: spec.rateBytesPerSecond ?? 0,
+    wanted: 'active',
+  };
+}
+
+/** What an undefined change leaves as it is. */
+export function changed(settings: LinkSettings, changes: LinkChanges): LinkSettings {
+  const entries = Object.entries(changes).filter(([, value]) => value !== undefined);
+  return { ...settings, ...Object.fromEntries(entries) };
+}
+
+/** Throws `invalid`, and `unsupported` for a mode that is not there yet. */
+export function checkSettings(settings: LinkSettings): void {
+  const refuse = (what: string): never => {
+    throw new EngineError('invalid', `link ${settings.name}: ${what}`);
+  };
+  if (settings.uri === '') refuse('it needs a URI');
+  if (!['async', 'memory', 'sync'].includes(settings.mode))
+    refuse(`${JSON.stringify(settings.mode)} is no mode: take "async", "memory" or "sync"`);
+  if (settings.mode !== 'async')
+    throw new EngineError(
+      'unsupported',
+      `link ${settings.name}: mode ${settings.mode} is not there yet: take "async"`,
+    );
+  if (!['go-on', 'block'].includes(settings.onLost))
+    refuse(`${JSON.stringify(settings.onLost)} is no policy for a lost connection: take "go-on" or "block"`);
+  if (!['dcm', 'block', 'detach'].includes(settings.onFull))
+    refuse(`${JSON.stringify(settings.onFull)} is no policy for a full log: take "dcm", "block" or "detach"`);
+  const { limitBytes, limitSeconds, rateBytesPerSecond } = settings;
+  for (const [what, value] of Object.entries({ limitBytes, limitSeconds, rateBytesPerSecond }))
+    if (!Number.isSafeInteger(value) || value < 0) refuse(`${what} of ${value} cannot be`);
+}
