@@ -234,7 +234,7 @@ export const SNAPSHOT_MUTANTS: readonly Mutant[] = [
   {
     name: 'a full disk takes snapshots where writers are to be held',
     rule: 'S8',
-    edits: [edit('group.ts', "this.#state.record.onFull === 'hold' ||", '')],
+    edits: [edit('giving-up.ts', "if (this.#state.record.onFull === 'hold') return false;", '')],
     ops: ['write', 'flush', 'snapshot', 'space', 'settled', 'verify', 'heal', 'idle'],
     prefer: { plan: { onFull: 'hold' }, trouble: true },
     maxRuns: 5000,
@@ -250,7 +250,7 @@ export const SNAPSHOT_MUTANTS: readonly Mutant[] = [
   {
     name: 'nothing is given up, and writers wait for ever',
     rule: 'S8',
-    edits: [edit('group.ts', 'if (!(await this.#snapshots.giveUpOne())) return false;', 'return false;')],
+    edits: [edit('giving-up.ts', 'if (!(await this.#snapshots.giveUpOne())) return false;', 'return false;')],
     ops: ['write', 'flush', 'snapshot', 'space', 'wait'],
     prefer: {
       plan: { onFull: 'give-up', volumeSectors: [160, 160], logBytes: 256 * 1024 },
