@@ -77,7 +77,6 @@ export class Connection {
     this.#host = host;
     this.shipping = new Shipping(state, session, {
       durable: (lsn) => this.#moved(lsn),
-      received: () => host.changed(),
       shipped: (bytes) => host.shipped(bytes),
       full: (reason) => {
         this.#fullReason = reason;
@@ -91,13 +90,13 @@ export class Connection {
     return this.#peer;
   }
 
-  get isResyncing(): boolean {
+  get #isResyncing(): boolean {
     return this.#round || this.#isRoundNeeded;
   }
 
   /** Everything that it lacks comes through the log. */
   get isStreaming(): boolean {
-    return this.#ended === undefined && this.shipping.isRunning && !this.isResyncing;
+    return this.#ended === undefined && this.shipping.isRunning && !this.#isResyncing;
   }
 
   /** What it waits for, or undefined. */

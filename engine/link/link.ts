@@ -74,20 +74,6 @@ export class Link {
     await this.#overflowing;
   }
 
-  /** Everything that its secondary lacks comes through the log, and is on its way. */
-  get isStreaming(): boolean {
-    return this.#connection?.isStreaming === true;
-  }
-
-  /** The secondary has received, and has durably, what lies below. Only while it streams. */
-  get receivedLsn(): Lsn {
-    return this.#connection?.shipping.receivedLsn ?? 0;
-  }
-
-  get durableLsn(): Lsn {
-    return this.#connection?.shipping.durableLsn ?? 0;
-  }
-
   /** What the secondary said last, while it is connected. */
   get peer(): PeerState | undefined {
     return this.#connection?.peer;
@@ -109,7 +95,6 @@ export class Link {
     const { settings } = this.link;
     if (before.uri !== settings.uri || before.wanted !== settings.wanted)
       this.#reconnect('its settings were changed');
-    if (this.#connection !== undefined) this.#connection.shipping.isEager = settings.mode !== 'async';
     this.#failures = 0;
     this.poke();
   }
@@ -250,7 +235,6 @@ export class Link {
       return;
     }
     const connection = new Connection(this.#state, this.link, session, this.#connectionHost());
-    connection.shipping.isEager = this.link.settings.mode !== 'async';
     this.#connection = connection;
     try {
       await connection.run();

@@ -21,8 +21,6 @@ const LAST_RETRY_MS = 1000;
 export interface ShippingHooks {
   /** The secondary has everything below `lsn` durably. */
   readonly durable: (lsn: Lsn) => void;
-  /** It has received what lies below `lsn` (rule K4). */
-  readonly received: (lsn: Lsn) => void;
   readonly shipped: (bytes: number) => void;
   /** It has no room, or has some again. */
   readonly full: (reason: string | undefined) => void;
@@ -51,8 +49,6 @@ export class Shipping {
   #refusal: { readonly error: unknown } | undefined;
   #retryMs = FIRST_RETRY_MS;
   readonly #appends = new Set<Promise<void>>();
-  /** Writers wait for what is durable there (rule K4): it is synced as often as it can be, and not as rarely. */
-  isEager = false;
 
   constructor(state: GroupState, session: PeerSession, hooks: ShippingHooks) {
     this.#state = state;
@@ -71,10 +67,6 @@ export class Shipping {
   /** Up to where the secondary has the log durably. */
   get durableLsn(): Lsn {
     return this.#durableLsn;
-  }
-
-  get receivedLsn(): Lsn {
-    return this.#receivedLsn;
   }
 
   /** Nothing from `lsn` on is sent, until it is lifted. */
@@ -157,10 +149,9 @@ export class Shipping {
     this.#retryMs = FIRST_RETRY_MS;
     this.#hooks.full(undefined);
     this.#receivedLsn = Math.max(this.#receivedLsn, endLsn);
-    this.#hooks.received(this.#receivedLsn);
     this.#hooks.shipped(bytes.length);
     const unsynced = (this.#receivedLsn - this.#durableLsn) * LOG_SECTOR_BYTES;
-    if (this.isEager || unsynced >= FLIGHT_BYTES || endLsn === this.#sentLsn) this.#syncSoon();
+    if (unsynced >= FLIGHT_BYTES || endLsn === this.#sentLsn) this.#syncSoon();
   }
 
   /** One at a time: it covers what was received before, and is followed by another where more has come. */
