@@ -9,6 +9,7 @@ t.test(
   (t) => runInMachine(t, ['server-killed', 'detach', 'nbd-client', 'choose-device']),
 );
 
-t.test('a snapshot beside its volume, and restores with devices attached (T4)', (t) =>
-  runInMachine(t, ['restore']),
+t.test(
+  'a snapshot beside its volume, and restores with devices attached; and what goes wrong without T4',
+  (t) => runInMachine(t, ['restore', 'restore-mutants']),
 );
