@@ -273,32 +273,14 @@ export class GroupState {
   }
 
   /** Marks regions as written since the volume's creation, before they are. */
-  async markWritten(volume: GroupVolume, first: RegionIndex, end: RegionIndex): Promise<void> {
-    if (volume.map.tryMark(first, end)) return;
+  async markWritten(volume: GroupVolume, runs: readonly RegionRun[]): Promise<void> {
     try {
-      await volume.map.mark(first, end);
+      await volume.map.markAll(runs);
     } catch (error) {
       // The map writes all that counts again at the next try.
       volume.map.forgive();
       throw error;
     }
-  }
-
-  /** Memory that the maps of the chain take now, in bytes. */
-  get mapBytes(): number {
-    let bytes = 0;
-    for (const node of this.chain.nodes) {
-      if (node.kind === 'restore') for (const part of node.parts) bytes += part?.toCome.memoryBytes ?? 0;
-      else
-        for (const { changed, preserved, modified, copied } of node.parts)
-          for (const map of [changed, preserved?.map, modified?.map, copied?.map])
-            bytes += map?.memoryBytes ?? 0;
-    }
-    for (const { parts } of this.detached)
-      for (const { changed, copied, modified } of parts)
-        for (const map of [changed.map.view, copied.map, modified?.map]) bytes += map?.memoryBytes ?? 0;
-    for (const { dcm } of this.links) bytes += dcm.memoryBytes;
-    return bytes;
   }
 
   /** New, empty parts for a layer. */

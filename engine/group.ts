@@ -14,6 +14,7 @@ import { GivingUp } from './giving-up.ts';
 import { closeGroup, closeParts } from './group-closing.ts';
 import { GroupFailure } from './group-failure.ts';
 import { createGroup, destroyGroup, type OpenGroup, openGroup } from './group-files.ts';
+import { type GroupMemory, groupMemoryOf, mapBytesOf } from './group-memory.ts';
 import { type RecoveredGroup, recover } from './group-recovery.ts';
 import { settled } from './group-settling.ts';
 import type { GroupSpec } from './group-spec.ts';
@@ -202,6 +203,10 @@ export class Group {
     return logStatusOf(this.#state, this.#applier.appliedLsn);
   }
 
+  get memory(): GroupMemory {
+    return groupMemoryOf(this.#state);
+  }
+
   get counters(): GroupCounters {
     return this.#state.counters;
   }
@@ -362,7 +367,7 @@ export class Group {
       writersWait: () => this.#path.writersWait || this.replica?.wantsRoom === true,
       freed: () => this.#path.freed(),
       checkpointed: () => {
-        this.#path.shareMemory(this.#state.mapBytes);
+        this.#path.shareMemory(mapBytesOf(this.#state));
         // It tells what it finds; that it cannot look is told by what fails.
         void this.#state.space.look().catch(() => {});
         this.#changes.changed();

@@ -6,6 +6,7 @@ import type { ControlQueue } from './control-queue.ts';
 import type { Control } from './control-record.ts';
 import { turnstile } from './disk/turnstile.ts';
 import { EngineError } from './errors.ts';
+import { mapBytesOf } from './group-memory.ts';
 import type { GroupState } from './group-state.ts';
 import type { RegionRun } from './map/region-map.ts';
 import { checkName } from './names.ts';
@@ -363,7 +364,8 @@ export class Snapshots {
   }
 
   #checkRoom(): void {
-    const { memoryBytes, mapBytes } = this.#state;
+    const { memoryBytes } = this.#state;
+    const mapBytes = mapBytesOf(this.#state);
     if (mapBytes > memoryBytes * MAP_SHARE) {
       const what = `the maps of the snapshots take ${mapBytes} of ${memoryBytes} bytes of memory: delete snapshots, or raise memoryBytes`;
       throw new EngineError('unavailable', what);

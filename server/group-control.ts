@@ -4,6 +4,7 @@
  */
 import type { BlockDevice } from '../engine/block-device.ts';
 import type { Disk } from '../engine/disk/disk.ts';
+import type { GroupMemory } from '../engine/group-memory.ts';
 import type { GroupCounters } from '../engine/group-state.ts';
 import type { ImportResult } from '../engine/import.ts';
 import type { LogStatus } from '../engine/log/log-status.ts';
@@ -54,6 +55,7 @@ export interface GroupControl extends ExportedGroup {
   /** Why what is logged is not applied, or undefined. */
   readonly stall: string | undefined;
   readonly log: LogStatus;
+  readonly memory: GroupMemory;
   readonly counters: GroupCounters;
   readonly operations: readonly OperationView[];
   /** To its secondaries; absent where it can have none. */

@@ -10,7 +10,16 @@ import type { Permits } from './permits.ts';
 /** What is read of a group. */
 export type MeasuredGroup = Pick<
   GroupControl,
-  'name' | 'mode' | 'failure' | 'stall' | 'log' | 'counters' | 'volumes' | 'snapshots' | 'operations'
+  | 'name'
+  | 'mode'
+  | 'failure'
+  | 'stall'
+  | 'log'
+  | 'memory'
+  | 'counters'
+  | 'volumes'
+  | 'snapshots'
+  | 'operations'
 >;
 
 interface GroupGauge {
@@ -37,6 +46,26 @@ const GROUP_FIGURES: readonly {
     name: 'tidemark_log_pending_bytes',
     help: 'Bytes that are logged and not applied.',
     read: (group) => group.log.pendingBytes,
+  },
+  {
+    name: 'tidemark_group_memory_limit_bytes',
+    help: 'Memory for maps, and for what is logged and not applied.',
+    read: (group) => group.memory.limitBytes,
+  },
+  {
+    name: 'tidemark_group_payload_bytes',
+    help: 'Of it, payload of what is logged and not applied.',
+    read: (group) => group.memory.payloadBytes,
+  },
+  {
+    name: 'tidemark_group_index_bytes',
+    help: 'Of it, the index of what is logged and not applied.',
+    read: (group) => group.memory.indexBytes,
+  },
+  {
+    name: 'tidemark_group_map_bytes',
+    help: 'Of it, maps of snapshots, restores and links.',
+    read: (group) => group.memory.mapBytes,
   },
   {
     name: 'tidemark_group_logged',

@@ -62,6 +62,8 @@ export class LogBatch {
    * `Log.readPayload`. A control record has it only in `control`.
    */
   bytes: Buffer | undefined;
+  /** It is being applied: nobody else takes `bytes` away. */
+  isApplying = false;
   /** Where `bytes` lies; the log's own business. */
   slab: Slab | undefined;
 

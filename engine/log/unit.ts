@@ -4,11 +4,12 @@
  *   1. payload that is not in memory any more is read back from the ring;
  *   2. regions that a restore still has to bring are materialised (T2);
  *   3. what the unit overwrites is preserved for the newest snapshot, durably (S1);
- *   4. regions are marked: as changed for detached snapshots and links, and as written;
+ *   4. regions are marked: as changed for detached snapshots and links, and as written, with one wait for all;
  *   5. the volumes are written, in their own order;
  *   6. the unit leaves the pending index: readers find it in the volumes from here on.
  */
 import type { GroupState, GroupVolume } from '../group-state.ts';
+import type { RegionRun } from '../map/region-map.ts';
 import { bringForward } from '../snapshot/materialise.ts';
 import { preserve } from '../snapshot/preserve.ts';
 import { LOG_SECTOR_BYTES, type RegionIndex } from '../units.ts';
@@ -24,8 +25,8 @@ export async function applyUnit(
   queue: ApplierQueue,
   unit: readonly LogBatch[],
 ): Promise<void> {
-  // It reads payloads like any reader: their memory is not used again before it has ended.
-  const epoch = state.readers.begin();
+  // Their payload stays where it is before this has ended.
+  for (const batch of unit) batch.isApplying = true;
   try {
     const pieces = await load(state, unit);
     for (const volume of state.volumes) {
@@ -34,7 +35,7 @@ export async function applyUnit(
     }
     queue.unitApplied(unit);
   } finally {
-    state.readers.end(epoch);
+    for (const batch of unit) batch.isApplying = false;
   }
 }
 
@@ -71,40 +72,36 @@ function regionsOf({ regionBytes }: GroupState, pieces: readonly Piece[]): Regio
 }
 
 async function writeAll(state: GroupState, volume: GroupVolume, pieces: readonly Piece[]): Promise<void> {
+  // All of them at once: what has to be made durable first takes one sync, however far they lie apart.
+  await state.markWritten(volume, writtenBy(state, pieces));
   volume.unsynced = true;
   let inline = 0;
   for (const piece of inVolumeOrder(pieces)) {
-    const waited = await write(state, volume, piece);
+    const waited = await write(volume, piece);
     inline = waited ? 0 : inline + 1;
     if (inline % WRITES_PER_TURN === WRITES_PER_TURN - 1) await state.clock.turn();
   }
 }
 
+/** Zeroes mark no region as written: a blank one stays blank. */
+function writtenBy({ regionBytes }: GroupState, pieces: readonly Piece[]): RegionRun[] {
+  const runs: RegionRun[] = [];
+  for (const { record } of pieces) {
+    if (record.zeroes) continue;
+    const last = Math.floor((record.offsetBytes + record.lengthBytes - 1) / regionBytes);
+    runs.push({ first: Math.floor(record.offsetBytes / regionBytes), end: last + 1 });
+  }
+  return runs;
+}
+
 /** Returns whether it waited. */
-function write(state: GroupState, volume: GroupVolume, { record, bytes }: Piece): boolean | Promise<boolean> {
+function write(volume: GroupVolume, { record, bytes }: Piece): boolean | Promise<boolean> {
   const { offsetBytes, lengthBytes, dataStart } = record;
   if (record.zeroes) return zero(volume, record);
-  const { regionBytes } = state;
-  const first = Math.floor(offsetBytes / regionBytes);
-  const end = Math.floor((offsetBytes + lengthBytes - 1) / regionBytes) + 1;
-  if (volume.map.tryMark(first, end) && volume.disk.tryWrite(bytes, dataStart, lengthBytes, offsetBytes))
-    return false;
-  return writeSlowly(state, volume, { record, bytes }, first, end);
+  if (volume.disk.tryWrite(bytes, dataStart, lengthBytes, offsetBytes)) return false;
+  return volume.disk.write(bytes, dataStart, lengthBytes, offsetBytes).then(() => true);
 }
 
-async function writeSlowly(
-  state: GroupState,
-  volume: GroupVolume,
-  { record, bytes }: Piece,
-  first: RegionIndex,
-  end: RegionIndex,
-): Promise<boolean> {
-  await state.markWritten(volume, first, end);
-  await volume.disk.write(bytes, record.dataStart, record.lengthBytes, record.offsetBytes);
-  return true;
-}
-
-/** Zeroes mark no region as written: a blank one stays blank. */
 async function zero(
   volume: GroupVolume,
   { offsetBytes, lengthBytes, mayPunch }: LogRecord,

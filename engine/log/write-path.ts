@@ -7,6 +7,7 @@
  */
 import type { Disk } from '../disk/disk.ts';
 import { EngineError } from '../errors.ts';
+import { indexBytesOf } from '../group-memory.ts';
 import type { GroupState, GroupVolume } from '../group-state.ts';
 import { MIB } from '../units.ts';
 import { FullNotice } from './full-notice.ts';
@@ -285,8 +286,10 @@ export class WritePath {
       this.#kept = this.#kept.filter((one) => one.bytes !== undefined);
       this.#keptToPrune = Math.max(MIN_KEPT_TO_PRUNE, 2 * this.#kept.length);
     }
-    const indexBytes = this.#state.volumes.reduce((sum, volume) => sum + volume.pending.memoryBytes, 0);
-    const payloadBytes = Math.max(this.#state.memoryBytes / 4, this.#payloadBytes - indexBytes);
+    const payloadBytes = Math.max(
+      this.#state.memoryBytes / 4,
+      this.#payloadBytes - indexBytesOf(this.#state),
+    );
     if (this.#state.log.keptBytes > payloadBytes) this.#dropOne();
   }
 
@@ -298,7 +301,7 @@ export class WritePath {
     const { log, readers } = this.#state;
     for (let at = this.#kept.length - 1; at >= 0; at--) {
       const batch = this.#kept[at];
-      if (batch === undefined || batch.endLsn > log.durableLsn) continue;
+      if (batch === undefined || batch.isApplying || batch.endLsn > log.durableLsn) continue;
       this.#kept.splice(at, 1);
       // Nobody begins to use it from here on; those who do are waited for.
       batch.bytes = undefined;

@@ -48,7 +48,7 @@ import {
   zoneRegions,
 } from './map-format.ts';
 import { loadSectors, regionsOfSectors } from './map-sectors.ts';
-import { PAGE_REGIONS, RegionMap, type RegionMapView } from './region-map.ts';
+import { PAGE_REGIONS, RegionMap, type RegionMapView, type RegionRun } from './region-map.ts';
 
 /** Pause between two rounds of the background writer. */
 const ROUND_DELAY_MS = 2000;
@@ -159,13 +159,24 @@ export class MapFile {
   }
 
   /** As `tryMark`, after making the zones active. Rejects with code `disk` when the file cannot be written. */
-  async mark(first: RegionIndex, end: RegionIndex): Promise<void> {
-    while (!this.tryMark(first, end)) {
-      const lastZone = Math.floor((end - 1) / this.#zoneRegions);
-      for (let zone = Math.floor(first / this.#zoneRegions); zone <= lastZone; zone++) {
-        if (this.#active[zone] === 0) this.#wanted.add(zone);
-      }
+  mark(first: RegionIndex, end: RegionIndex): Promise<void> {
+    return this.markAll([{ first, end }]);
+  }
+
+  /** Marks all of these, with one wait for the disk, whatever the number of their zones. */
+  async markAll(runs: readonly RegionRun[]): Promise<void> {
+    for (let left = runs; ; ) {
+      left = left.filter(({ first, end }) => !this.tryMark(first, end));
+      if (left.length === 0) return;
+      for (const run of left) this.#want(run);
       await this.#activityRun.join();
+    }
+  }
+
+  #want({ first, end }: RegionRun): void {
+    const lastZone = Math.floor((end - 1) / this.#zoneRegions);
+    for (let zone = Math.floor(first / this.#zoneRegions); zone <= lastZone; zone++) {
+      if (this.#active[zone] === 0) this.#wanted.add(zone);
     }
   }
 

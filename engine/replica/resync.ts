@@ -114,7 +114,7 @@ export class Resync {
       await volume.disk.punch(offsetBytes, this.#state.bytesOf(volume, region));
       return;
     }
-    await this.#state.markWritten(volume, region, region + 1);
+    await this.#state.markWritten(volume, [{ first: region, end: region + 1 }]);
     if (!volume.disk.tryWrite(bytes, 0, bytes.length, offsetBytes))
       await volume.disk.write(bytes, 0, bytes.length, offsetBytes);
   }

@@ -61,7 +61,7 @@ async function bring(
     await volume.disk.punch(offsetBytes, content.length);
     return;
   }
-  await state.markWritten(volume, region, region + 1);
+  await state.markWritten(volume, [{ first: region, end: region + 1 }]);
   if (!volume.disk.tryWrite(content, 0, content.length, offsetBytes))
     await volume.disk.write(content, 0, content.length, offsetBytes);
 }

@@ -1,4 +1,6 @@
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { ControlClient } from '../../server/control/client.ts';
 import { aligned } from './bench-report.ts';
 import { type Load, putLoad } from './nbd-load.ts';
 import { ServedNode } from './served-node.ts';
@@ -14,6 +16,9 @@ const SMALL: Shape = { requestBytes: 4 * KIBIBYTE_BYTES, depth: 64, requestsPerC
 /** All large requests are sent at once: 8 GiB that ask for room at the same time. */
 const LARGE: Shape = { requestBytes: 32 * MEBIBYTE_BYTES, depth: 4, requestsPerConnection: 4 };
 
+/** Between two looks at what a group keeps in memory. */
+const LOOK_MS = 250;
+
 type Shape = Pick<Load, 'requestBytes' | 'depth' | 'requestsPerConnection'>;
 
 export interface MemoryResult {
@@ -26,7 +31,9 @@ export interface MemoryResult {
 
 /**
  * Start time and memory of a node that serves a sparse volume of 1 TiB: idle, under 64 connections with 64 requests of
- * 4 KiB in flight each, and with 4 of 32 MiB each, which share the bytes that a setting grants them.
+ * 4 KiB in flight each, and with 4 of 32 MiB each, which share the bytes that a setting grants them. Then the same with a
+ * snapshot, and with twenty, under writes all over the volume: each has a region to be preserved, so that what is logged
+ * and not applied fills the log.
  */
 export async function measureMemory(folder: string): Promise<MemoryResult[]> {
   const stateFolder = join(folder, 'state');
@@ -44,7 +51,74 @@ export async function measureMemory(folder: string): Promise<MemoryResult[]> {
     { name: 'resident after the start', value: idle.residentMib, unit: 'MiB', aim: 200 },
     { name: '64 connections x 64 x 4 KiB, most resident', value: small.peakMib, unit: 'MiB', aim: 400 },
     { name: '64 connections x 4 x 32 MiB, most resident', value: large.peakMib, unit: 'MiB' },
+    ...(await measurePending(join(folder, 'one'), 1)),
+    ...(await measurePending(join(folder, 'twenty'), 20)),
   ];
+}
+
+async function measurePending(stateFolder: string, snapshots: number): Promise<MemoryResult[]> {
+  const node = await ServedNode.start({ stateFolder });
+  const control = new ControlClient(join(stateFolder, 'control.sock'));
+  try {
+    await node.create('bench', 'disk:1T');
+    const uri = node.uri('bench/disk');
+    for (let number = 1; number <= snapshots; number++) {
+      await control.createSnapshot('bench', { name: `s${number}` });
+      const requestsPerConnection = SMALL.requestsPerConnection / snapshots;
+      if (number < snapshots) await putLoad({ ...load({ ...SMALL, requestsPerConnection }), writes: 1, uri });
+    }
+    const looks = new Looks(control);
+    await Promise.all([
+      putLoad({ ...load(SMALL), writes: 1, uri }).finally(() => {
+        looks.stop();
+      }),
+      looks.run(),
+    ]);
+    const what = `${snapshots === 1 ? 'a snapshot' : `${snapshots} snapshots`}, 64 connections x 64 x 4 KiB, writes`;
+    const peakMib = (await node.peakResidentBytes()) / MEBIBYTE_BYTES;
+    return [
+      {
+        name: `${what}: most payload, index and maps`,
+        value: looks.mostMib,
+        unit: 'MiB',
+        aim: looks.limitMib,
+      },
+      { name: `${what}: most resident`, value: peakMib, unit: 'MiB' },
+    ];
+  } finally {
+    control.close();
+    await node.stop();
+  }
+}
+
+/** Looks again and again at what a group says that it keeps in memory. */
+class Looks {
+  readonly #control: ControlClient;
+  #stopped = false;
+  mostMib = 0;
+  limitMib = 0;
+
+  constructor(control: ControlClient) {
+    this.#control = control;
+  }
+
+  stop(): void {
+    this.#stopped = true;
+  }
+
+  async run(): Promise<void> {
+    while (!this.#stopped) {
+      const text = await this.#control.metrics();
+      const mib = (name: string) => {
+        const value = new RegExp(`^tidemark_group_${name}_bytes\\{[^}]*\\} (\\d+)$`, 'm').exec(text)?.[1];
+        if (value === undefined) throw new Error(`The metrics have no tidemark_group_${name}_bytes.`);
+        return Number(value) / MEBIBYTE_BYTES;
+      };
+      this.limitMib = mib('memory_limit');
+      this.mostMib = Math.max(this.mostMib, mib('payload') + mib('index') + mib('map'));
+      await sleep(LOOK_MS);
+    }
+  }
 }
 
 export function memoryTable(results: readonly MemoryResult[]): string {

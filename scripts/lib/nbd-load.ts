@@ -8,8 +8,9 @@ export interface Load {
   /** Requests that each connection keeps in flight. */
   readonly depth: number;
   readonly requestBytes: number;
-  /** Requests of each connection, half of them reads and half writes. */
   readonly requestsPerConnection: number;
+  /** Share of the requests that are writes: half unless told. */
+  readonly writes?: number;
   readonly sizeBytes: number;
 }
 
@@ -28,7 +29,9 @@ export async function putLoad(load: Load): Promise<void> {
   );
   const request = (client: NbdClient): Promise<void> => {
     const offsetBytes = Math.floor(random() * slots) * load.requestBytes;
-    return random() < 0.5 ? client.read(target, offsetBytes) : client.write(source, offsetBytes);
+    return random() < (load.writes ?? 0.5)
+      ? client.write(source, offsetBytes)
+      : client.read(target, offsetBytes);
   };
   const lane = async (client: NbdClient, requests: number): Promise<void> => {
     for (let done = 0; done < requests; done++) await request(client);

@@ -149,6 +149,22 @@ t.test('writers that wait at the same time share a sync', async (t) => {
   t.ok(syncs <= 2, `${syncs} syncs for 60 zones`);
 });
 
+t.test('what is marked together takes one sync, however many zones it is in', async (t) => {
+  const folder = new MemoryFolder(new Random(3));
+  const map = await createMap(folder, new ManualClock());
+  let syncs = 0;
+  folder.faults.decide = (operation) => {
+    if (operation === 'sync') syncs++;
+    return undefined;
+  };
+  const runs = Array.from({ length: 60 }, (_, i) => ({ first: i * 1024, end: i * 1024 + 2 }));
+  await map.markAll(runs);
+  t.equal(syncs, 1);
+  t.equal(map.written.count, 120);
+  await map.markAll(runs);
+  t.equal(syncs, 1, 'their zones are active now');
+});
+
 t.test('damage makes the map larger, never smaller, and is told', async (t) => {
   const cases: { name: string; offset: number[]; all: boolean }[] = [
     { name: 'one header', offset: [0], all: false },

@@ -72,6 +72,29 @@ t.test('a batch that was let go of is not taken up again: memory is short', asyn
   t.same((await bench.fills()).slice(32, 32 + SLAB), slabOf(3));
 });
 
+t.test('memory stays within its bound while a unit takes long to be applied', async (t) => {
+  const bench = await GroupBench.logged({
+    regions: 256,
+    logBytes: 2048 * 1024,
+    group: { memoryBytes: 4096 },
+  });
+  await bench.write(0, 1, SLAB);
+  await bench.volume().flush();
+  const release = bench.folder.hold('write', 'v.img', 1);
+  await bench.pass(60);
+  const slabBytes = bench.group.memory.payloadBytes;
+  for (let fill = 2; fill < 26; fill++) {
+    await bench.write(16 * (fill % 16), fill, SLAB);
+    await bench.volume().flush();
+  }
+  const { payloadBytes } = bench.group.memory;
+  t.ok(slabBytes > 0 && bench.group.log.usedBytes > 2 * slabBytes, 'much is logged');
+  t.ok(payloadBytes <= 2 * slabBytes, `${payloadBytes} bytes, where the unit has a slab of ${slabBytes}`);
+  release();
+  await bench.group.settled();
+  t.same((await bench.fills()).slice(16 * 9, 16 * 9 + SLAB), slabOf(25));
+});
+
 t.test('L6: a batch that was let go of is not taken up again: it is applied once more', async (t) => {
   const bench = await GroupBench.logged({ regions: 64 });
   await bench.write(0, 1, SLAB);
