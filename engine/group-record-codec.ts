@@ -117,6 +117,9 @@ const linkFields = object({
   mode: oneOf('async', 'memory', 'sync'),
   onLost: oneOf('go-on', 'block'),
   onFull: oneOf('dcm', 'block', 'detach'),
+  resync: oneOf('auto', 'manual'),
+  resyncAllowed: flag,
+  orderedOnly: flag,
   limitBytes: count,
   limitSeconds: count,
   rateBytesPerSecond: count,
@@ -128,6 +131,7 @@ const replicaFields = object({
   upstream: either(object({ linkId: uuid, linkName: text, memberId: uuid }), nothing),
   horizonLsn: count,
   resync: either(object({ guardId: either(uuid, nothing) }), nothing),
+  oldImage: either(object({ guardId: either(uuid, nothing) }), nothing),
   needs: object({ version: count, volumes: volumeSet }),
   restart: either(object({ lsn: count, chain: count, groupId: uuid, generation: generationFields }), nothing),
   frozen: flag,
@@ -278,6 +282,8 @@ function withNames(json: RecordJson): GroupRecord {
   const { replica } = json;
   if ((replica !== null) !== (json.role === 'secondary'))
     throw senseless('its role is not what it keeps as a replica');
+  if (replica !== null && replica.resync !== null && replica.oldImage !== null)
+    throw senseless('a resync of it is complete and under way at once');
   const needs = replica && { ...replica.needs, volumes: names(replica.needs.volumes) };
   return { ...json, nodes, detached, replica: replica && needs && { ...replica, needs } };
 }

@@ -1,7 +1,7 @@
 /** Links and replicas, as the control API asks for them. */
 import { EngineError } from '../engine/errors.ts';
 import { checkName } from '../engine/names.ts';
-import type { LinkRequest, LinkSetRequest, LinkStatus } from './control/link-schemas.ts';
+import type { LinkRequest, LinkSetRequest, LinkStatus, ReplicaSetRequest } from './control/link-schemas.ts';
 import type { LinkAdministration } from './control/node-control.ts';
 import type { EventLog } from './events.ts';
 import type { GroupControl } from './group-control.ts';
@@ -99,6 +99,10 @@ export class LinkService implements LinkAdministration {
     await replicaOf(this.#groupToChange(groupName)).thaw();
   }
 
+  async setReplica(groupName: string, { applyDelaySeconds }: ReplicaSetRequest): Promise<void> {
+    await replicaOf(this.#groupToChange(groupName)).setApplyDelay(applyDelaySeconds);
+  }
+
   #groupToChange(name: string): GroupControl {
     this.#parts.checkRunning();
     return this.#parts.requireGroup(name);
@@ -125,7 +129,7 @@ function replicaOf(group: GroupControl): NonNullable<GroupControl['replica']> {
   if (group.replica !== undefined) return group.replica;
   throw new EngineError(
     'invalid',
-    `group ${group.name} is a primary here, and applies its own writes: freeze it where it is a secondary`,
+    `group ${group.name} is a primary here, and applies its own writes: do that where it is a secondary`,
   );
 }
 

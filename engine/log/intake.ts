@@ -55,7 +55,8 @@ export class LogIntake {
     const last = headers.at(-1);
     const complete = headers.findLast((header) => !header.more);
     if (last === undefined) return;
-    if (complete !== undefined) this.#log.advance(complete.lsn + complete.sectors, complete.crc);
+    if (complete !== undefined)
+      this.#log.advance(complete.lsn + complete.sectors, complete.crc, recordsOf(headers));
     this.#lsn = endLsn;
     this.#crc = last.crc;
     this.#inControl = last.more;
@@ -105,6 +106,11 @@ export class LogIntake {
     if (header.more || inControl) throw invalid(header.lsn, 'a control record is cut short there');
     this.#check(decodeRecords(bytes, at, header));
   }
+}
+
+/** A control record counts with its last batch. */
+function recordsOf(headers: readonly FoundHeader[]): number {
+  return headers.reduce((sum, { control, more, records }) => sum + (control ? Number(!more) : records), 0);
 }
 
 function invalid(lsn: Lsn, why: string): EngineError {

@@ -10,8 +10,6 @@ export interface ReplicaHost extends AdmissionHost {
   /** Resolves when `holds`, which is looked at whenever something has changed. */
   readonly until: (holds: () => boolean) => Promise<void>;
   readonly isClosing: () => boolean;
-  /** A nameless layer may go. */
-  readonly freed: () => void;
 }
 
 /** What the parts of a secondary share. */

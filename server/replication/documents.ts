@@ -54,6 +54,7 @@ export const PeerStateShape = Type.Object({
   resyncing: Type.Boolean(),
   needs: Nat,
   restoredByReferenceLsn: orNull(Nat),
+  isShort: Type.Boolean(),
   heldBack: orNull(Type.String({ maxLength: 4096 })),
   snapshots: Type.Array(Type.Object({ id: Id, name: Label, lsn: Nat }), { maxItems: MAX_SNAPSHOTS_TOLD }),
 });
