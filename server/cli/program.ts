@@ -22,6 +22,7 @@ import { addServe } from './serve.ts';
 import { type Output, standardOutput } from './session.ts';
 import { addSnapshot } from './snapshot.ts';
 import { addStatus } from './status.ts';
+import { addVerify } from './verify.ts';
 
 /** How a command ends with another status than `DONE`: commander's actions return nothing. */
 export type Finish = (status: number) => void;
@@ -75,6 +76,7 @@ function buildProgram(streams: CliStreams, finish: Finish): Command {
     addRestore,
     addLink,
     addResync,
+    addVerify,
     addFreeze,
     addDiff,
     addImport,

@@ -16,6 +16,7 @@ import type {
   NodeStatus,
 } from './schemas.ts';
 import type { ErrorBody } from './shapes.ts';
+import type { VerificationStatus, VerifyRequest } from './verify-schemas.ts';
 import type {
   ChangesPage,
   ImportRequest,
@@ -154,6 +155,18 @@ export class ControlClient {
 
   resyncLink(group: string, link: string, full: boolean): Promise<LinkStatus> {
     return this.#json<LinkStatus>('POST', `${linksOf(group, link)}/resync`, { full });
+  }
+
+  verifyLink(group: string, link: string, request: VerifyRequest): Promise<VerificationStatus> {
+    return this.#json<VerificationStatus>('POST', `${linksOf(group, link)}/verify`, request);
+  }
+
+  verification(group: string, link: string): Promise<VerificationStatus> {
+    return this.#json<VerificationStatus>('GET', `${linksOf(group, link)}/verify`);
+  }
+
+  cancelVerify(group: string, link: string): Promise<VerificationStatus> {
+    return this.#json<VerificationStatus>('DELETE', `${linksOf(group, link)}/verify`);
   }
 
   freeze(group: string): Promise<GroupStatus> {

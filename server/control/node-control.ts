@@ -1,6 +1,7 @@
 import type { EventLog } from '../events.ts';
 import type { LinkRequest, LinkSetRequest, LinkStatus } from './link-schemas.ts';
 import type { AttachRequest, DeviceView, GroupRequest, GroupStatus, NodeStatus } from './schemas.ts';
+import type { VerificationStatus, VerifyRequest } from './verify-schemas.ts';
 import type {
   ChangesPage,
   ChangesQuery,
@@ -65,6 +66,11 @@ export interface LinkAdministration {
   steer(group: string, link: string, what: 'pause' | 'resume' | 'detach'): Promise<LinkStatus>;
   /** Throws `in-use` for a link that is not active. */
   resync(group: string, link: string, full: boolean): Promise<LinkStatus>;
+  /** Begins to compare both sides. Throws `in-use` and `unavailable` when that cannot be now. */
+  verify(group: string, link: string, request: VerifyRequest): Promise<VerificationStatus>;
+  /** The one under way, or the last one. Throws `not-found`. */
+  verification(group: string, link: string): VerificationStatus;
+  cancelVerify(group: string, link: string): VerificationStatus;
   /** Throws `invalid` for a primary. */
   freeze(group: string): Promise<void>;
   thaw(group: string): Promise<void>;
