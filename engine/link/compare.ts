@@ -7,13 +7,9 @@ import { EngineError } from '../errors.ts';
 import { RegionMap, type RegionRun } from '../map/region-map.ts';
 import type { Layer } from '../snapshot/chain.ts';
 import { checksumsOf, contentRuns } from '../snapshot/checksums.ts';
-import { KIB, MIB, type RegionIndex } from '../units.ts';
+import type { RegionIndex } from '../units.ts';
 import { CHECKSUM_BYTES, MAX_CHECKSUMS, MAX_CONTENT_REGIONS, type PeerSession } from './peer.ts';
 
-/** Content that is read for one step on each side, in bytes, or one region. */
-const STEP_BYTES = 4 * MIB;
-/** Of a step with a rate, so that it is kept in small pieces. */
-const PACED_STEP_BYTES = 256 * KIB;
 /** Blank regions in a row that a step reads on the way, so that it is one request. */
 const MOST_GAP = 8;
 
@@ -31,8 +27,8 @@ export interface Comparison {
   readonly session: Pick<PeerSession, 'content' | 'checksums'>;
   readonly verifyId: string;
   readonly layer: Layer;
-  /** Whether steps are to be small. */
-  readonly paced: boolean;
+  /** Content that is read for one step on each side, or one region. */
+  readonly stepBytes: number;
   /** After each step. It waits for its pace, and rejects to end the comparison. */
   readonly stepped: (step: Step) => Promise<void>;
   readonly differs: (region: RegionIndex) => void;
@@ -68,8 +64,8 @@ async function compareWindow(
   window: RegionMap,
   base: RegionIndex,
 ): Promise<void> {
-  const stepBytes = comparison.paced ? PACED_STEP_BYTES : STEP_BYTES;
-  const most = Math.max(1, Math.min(MAX_CHECKSUMS, Math.floor(stepBytes / comparison.state.regionBytes)));
+  const { state, stepBytes } = comparison;
+  const most = Math.max(1, Math.min(MAX_CHECKSUMS, Math.floor(stepBytes / state.regionBytes)));
   for (let at = next(window, 0); at < window.length; ) {
     const end = stepEnd(window, at, most);
     await compareStep(comparison, volume, window, { first: at, end }, base);

@@ -15,7 +15,7 @@ import type { GroupState, GroupVolume } from '../group-state.ts';
 import { RegionMap, type RegionRun } from '../map/region-map.ts';
 import type { OperationView } from '../operations.ts';
 import type { Layer } from '../snapshot/chain.ts';
-import type { Lsn, RegionIndex } from '../units.ts';
+import { type Lsn, MIB, type RegionIndex } from '../units.ts';
 import { compareVolume, type Step } from './compare.ts';
 import type { LinkState } from './link-state.ts';
 import { Pace } from './pace.ts';
@@ -23,6 +23,9 @@ import type { PeerSession, PeerState, PeerVerification } from './peer.ts';
 
 /** Runs of regions that differ that are told of each volume; the count is of all. */
 export const MAX_TOLD_RUNS = 1000;
+/** Content that is read in a step on each side, in bytes; and how long a step lasts at most, where a rate is kept. */
+const STEP_BYTES = 4 * MIB;
+const STEP_SECONDS = 1 / 4;
 /** Of the layers and restores that a record may have, so many are never for verifications. */
 const NODES_SHARE = 1 / 2;
 
@@ -302,7 +305,7 @@ export class Verification {
       session: this.#line.session,
       verifyId: imageId,
       layer,
-      paced: rate > 0,
+      stepBytes: rate === 0 ? STEP_BYTES : Math.min(STEP_BYTES, rate * STEP_SECONDS),
       differs: (region: RegionIndex) => found.differing.set(region),
       reached: (region: RegionIndex) => {
         found.reached = region;

@@ -36,20 +36,30 @@ export function addVerify(program: Command, output: Output): void {
   withNodeFlags(command).action((group: string, flags: VerifyFlags) =>
     withNode(flags, async (client) => {
       const links = chosen(await client.links(group), group, flags.link);
-      const found: VerificationStatus[] = [];
-      for (const { name } of links) {
-        if (flags.cancel === true) {
-          await client.cancelVerify(group, name);
-          output.line(`the comparison of ${group} with link ${name} ends`);
-        } else found.push(await verified(client, group, name, flags, output));
+      if (flags.cancel === true) {
+        for (const { name } of links) await client.cancelVerify(group, name);
+        return;
       }
+      const found: VerificationStatus[] = [];
+      const refusals: ControlError[] = [];
+      // One link that cannot be verified now is no reason to leave the others.
+      for (const { name } of links)
+        await verified(client, group, name, flags, output).then(
+          (status) => found.push(status),
+          (error: unknown) => {
+            if (!(error instanceof ControlError)) throw error;
+            refusals.push(error);
+          },
+        );
       if (flags.json === true) output.line(JSON.stringify({ verifications: found }, null, 2));
+      const [refusal] = refusals;
+      if (refusal !== undefined) throw refusal;
       refuseUnlike(found);
     }),
   );
 }
 
-/** Compares, prints what was found, and throws when that could not be done to the end. ^C ends it on the node as well. */
+/** Compares, and prints what was found. ^C ends it on the node as well. Rejects when it could not begin. */
 async function verified(
   client: ControlClient,
   group: string,
@@ -77,7 +87,6 @@ async function verified(
     process.off('SIGINT', cancel);
   }
   if (flags.json !== true) for (const line of formatVerification(status)) output.line(line);
-  if (status.error !== null) throw new ControlError(status.error.code, 0, status.error.message);
   return status;
 }
 
@@ -130,7 +139,10 @@ function formatRun(region: number, count: number): string {
   return count === 1 ? `${region}` : `${region}-${region + count - 1}`;
 }
 
+/** Throws what ended one early, or that something differs and was left so. */
 function refuseUnlike(found: readonly VerificationStatus[]): void {
+  for (const { link, error } of found)
+    if (error !== null) throw new ControlError(error.code, 0, `link ${link}: ${error.message}`);
   const unlike = found.filter(({ regionsDiffering, marked }) => regionsDiffering > 0 && !marked);
   if (unlike.length === 0) return;
   const names = unlike.map(({ link }) => link).join(', ');
