@@ -199,6 +199,8 @@ export class Verification {
     try {
       await this.#compare();
     } catch (error) {
+      // A connection that is over tells why in this turn.
+      await this.#state.clock.turn();
       this.#error = this.#asError(error);
     }
     try {
@@ -208,12 +210,12 @@ export class Verification {
     }
     this.#phase = 'over';
     this.#tell();
-    this.#line.changed();
   }
 
   #asError(error: unknown): EngineError {
     const over = this.#line.over();
-    if (over !== undefined && !this.#cancelled) {
+    if (this.#cancelled && (over !== undefined || error instanceof EngineError)) return cancelled();
+    if (over !== undefined) {
       const what = `the connection to the secondary is over: ${over}; verify again when the link streams`;
       return new EngineError('unavailable', what, { cause: error });
     }
@@ -234,8 +236,7 @@ export class Verification {
   }
 
   #throwIfCancelled(): void {
-    if (!this.#cancelled) return;
-    throw new EngineError('unavailable', 'the verification was cancelled: what it had found by then is told');
+    if (this.#cancelled) throw cancelled();
   }
 
   async #until(holds: () => boolean): Promise<void> {
@@ -348,6 +349,10 @@ export class Verification {
     });
     this.#marked = true;
   }
+}
+
+function cancelled(): EngineError {
+  return new EngineError('unavailable', 'the verification was cancelled: what it had found by then is told');
 }
 
 function firstRuns(map: RegionMap): RegionRun[] {

@@ -110,7 +110,7 @@ t.test('what is written meanwhile is no difference, on either side', async (t) =
   t.ok(checksums > 3);
   await pair.streaming();
   const { horizonLsn = 0 } = pair.there.group.replica?.state() ?? {};
-  t.ok(horizonLsn > before + 2000, 'much was written meanwhile');
+  t.ok(horizonLsn > before + 500, 'much was written meanwhile');
   await gone(t, pair);
 });
 
@@ -205,7 +205,7 @@ t.test('a resync is waited for; a link that does not stream, or a frozen seconda
 });
 
 t.test('a secondary that lags by choice is waited for', async (t) => {
-  const pair = await streaming({ secondary: { replica: { applyDelaySeconds: 60 } } });
+  const pair = await streaming({ secondary: { replica: { applyDelaySeconds: 20 } } });
   await pair.here.write(4, 4);
   const verification = await pair.here.group.links.verify('b');
   await pair.until(() => /delayed/.test(verification.view.waitsFor ?? ''), 'the reason');
@@ -226,7 +226,7 @@ t.test('a record that comes in the middle of a resync has no image there: there 
   pair.wire.hold = (call) => {
     if (call !== 'beginVerify' || restored !== undefined) return undefined;
     restored = pair.here.group.restore('s');
-    return pair.here.turns(50);
+    return restored.then(() => {});
   };
   t.match(await verified(pair), { state: 'done', regionsDiffering: 0 });
   await restored;
