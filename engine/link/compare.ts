@@ -2,8 +2,9 @@
  * Compares a volume of two images at one LSN, of which one is here and the other on the secondary: only which regions have content, and checksums of
  * those, pass over the link. What has no content on either side is not looked at, so that a sparse volume costs next to nothing.
  */
-import type { GroupState, GroupVolume } from '../group-state.ts';
+
 import { EngineError } from '../errors.ts';
+import type { GroupState, GroupVolume } from '../group-state.ts';
 import { RegionMap, type RegionRun } from '../map/region-map.ts';
 import type { Layer } from '../snapshot/chain.ts';
 import { checksumsOf, contentRuns } from '../snapshot/checksums.ts';
@@ -109,7 +110,8 @@ async function compareStep(
     regions++;
     contentBytes += state.bytesOf(volume, region);
     const at = (region - first) * CHECKSUM_BYTES;
-    if (here.compare(there, at, at + CHECKSUM_BYTES, at, at + CHECKSUM_BYTES) !== 0) comparison.differs(region);
+    if (here.compare(there, at, at + CHECKSUM_BYTES, at, at + CHECKSUM_BYTES) !== 0)
+      comparison.differs(region);
   }
   await comparison.stepped({ regions, contentBytes, checksumBytes: there.length });
 }

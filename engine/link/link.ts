@@ -84,8 +84,7 @@ export class Link {
     const { name, wanted } = this.link.settings;
     if (this.verification?.isOver === false)
       throw new EngineError('in-use', `link ${name} is being verified: wait for its end, or cancel that`);
-    if (wanted !== 'active')
-      throw new EngineError('in-use', `link ${name} is ${wanted}: resume it first`);
+    if (wanted !== 'active') throw new EngineError('in-use', `link ${name} is ${wanted}: resume it first`);
     if (this.#connection?.peer === undefined) {
       const why = this.#problem === undefined ? '' : `: ${this.#problem.reason}`;
       throw new EngineError('unavailable', `link ${name} is not connected${why}`);

@@ -10,9 +10,9 @@ import { checkLogSize } from '../group-spec.ts';
 import type { GroupState, GroupVolume } from '../group-state.ts';
 import { RegionMap, type RegionRun } from '../map/region-map.ts';
 import { checkName } from '../names.ts';
+import type { OperationView } from '../operations.ts';
 import type { Layer } from '../snapshot/chain.ts';
 import type { Snapshot } from '../snapshot/control-effects.ts';
-import type { OperationView } from '../operations.ts';
 import type { RestorePlan } from '../snapshots.ts';
 import type { Lsn } from '../units.ts';
 import { Dcm } from './dcm.ts';
@@ -207,7 +207,10 @@ export class Links {
   verify(name: string, options: VerifyOptions = {}): Promise<Verification> {
     return this.#inTurn(async () => {
       if (this.#state.record.role !== 'primary')
-        throw new EngineError('unsupported', 'a secondary cannot mark a place in the log: verify on its primary');
+        throw new EngineError(
+          'unsupported',
+          'a secondary cannot mark a place in the log: verify on its primary',
+        );
       const { rateBytesPerSecond = 0 } = options;
       if (!Number.isSafeInteger(rateBytesPerSecond) || rateBytesPerSecond < 0)
         throw new EngineError('invalid', `a rate of ${rateBytesPerSecond} bytes a second cannot be`);
@@ -371,7 +374,11 @@ export class Links {
   }
 
   /** Logs a record that makes a layer of no name, which is needed until `end`. Throws where there is no room. */
-  #image(type: 'round' | 'verify', id: string, link: LinkState): { readonly lsn: Lsn; readonly layer: Layer } {
+  #image(
+    type: 'round' | 'verify',
+    id: string,
+    link: LinkState,
+  ): { readonly lsn: Lsn; readonly layer: Layer } {
     const createdAt = new Date(this.#state.clock.nowMs()).toISOString();
     this.#host.check();
     const { lsn } = this.#host.controls.append({ type, id, linkId: link.id, createdAt });

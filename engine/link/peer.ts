@@ -69,7 +69,7 @@ export interface PeerState {
   readonly heldBack: string | null;
   readonly snapshots: readonly { readonly id: string; readonly name: string; readonly lsn: Lsn }[];
   /** The verification that it has begun with this primary, if any. */
-  readonly verifying?: PeerVerification | undefined;
+  readonly verifying?: PeerVerification;
 }
 
 /** Where a secondary stands with a verification. */

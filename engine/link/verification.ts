@@ -228,10 +228,17 @@ export class Verification {
     const regions = this.regionsDiffering;
     const data = { id: this.id, regions, marked: this.#marked };
     if (this.#error !== undefined) {
-      this.#host.tell('verify-failed', `the comparison with the secondary ended: ${this.#error.message}`, data);
+      this.#host.tell(
+        'verify-failed',
+        `the comparison with the secondary ended: ${this.#error.message}`,
+        data,
+      );
       return;
     }
-    const what = regions === 0 ? 'both sides are equal' : `${regions} regions differ${this.#marked ? ', and are marked' : ''}`;
+    const what =
+      regions === 0
+        ? 'both sides are equal'
+        : `${regions} regions differ${this.#marked ? ', and are marked' : ''}`;
     this.#host.tell('verified', `${what} at LSN ${this.#lsn}`, data);
   }
 

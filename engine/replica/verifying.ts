@@ -50,7 +50,10 @@ export class Verifying {
   async begin(session: number, id: string, check: () => void): Promise<void> {
     const { frozen, resync } = replicaOf(this.#state);
     if (frozen)
-      throw new EngineError('unavailable', 'the secondary is frozen, and would not come to an image: thaw it first');
+      throw new EngineError(
+        'unavailable',
+        'the secondary is frozen, and would not come to an image: thaw it first',
+      );
     if (resync !== null)
       throw new EngineError('unavailable', 'the secondary is being resynchronised, and has no image of now');
     if (await this.#state.space.isShort())
@@ -59,7 +62,10 @@ export class Verifying {
       });
     check();
     if (this.#state.chain.nodes.length > MAX_RECORDED_NODES * NODES_SHARE)
-      throw new EngineError('unavailable', 'the secondary has too many layers to be removed: try again later');
+      throw new EngineError(
+        'unavailable',
+        'the secondary has too many layers to be removed: try again later',
+      );
     this.end();
     this.#begun = { session, id, layer: undefined, refused: undefined };
   }
@@ -75,7 +81,8 @@ export class Verifying {
   /** It is part of what is shown: its layer has joined the chain in this turn. */
   admitted({ id }: VerifyControl): void {
     const layer = this.#state.chain.layers.find((candidate) => candidate.id === id);
-    if (layer === undefined || this.#begun === undefined) throw new Error('bug: a verification has its layer');
+    if (layer === undefined || this.#begun === undefined)
+      throw new Error('bug: a verification has its layer');
     layer.users++;
     this.#begun.layer = layer;
   }

@@ -37,7 +37,11 @@ export async function contentRuns(
 }
 
 /** Two extents may lie in one region. */
-function addRun(runs: { first: RegionIndex; end: RegionIndex }[], first: RegionIndex, end: RegionIndex): void {
+function addRun(
+  runs: { first: RegionIndex; end: RegionIndex }[],
+  first: RegionIndex,
+  end: RegionIndex,
+): void {
   const last = runs.at(-1);
   if (last !== undefined && first <= last.end) last.end = end;
   else runs.push({ first, end });

@@ -16,7 +16,6 @@ import type {
   NodeStatus,
 } from './schemas.ts';
 import type { ErrorBody } from './shapes.ts';
-import type { VerificationStatus, VerifyRequest } from './verify-schemas.ts';
 import type {
   ChangesPage,
   ImportRequest,
@@ -27,6 +26,7 @@ import type {
   SnapshotRequest,
   SnapshotStatus,
 } from './snapshot-schemas.ts';
+import type { VerificationStatus, VerifyRequest } from './verify-schemas.ts';
 
 /** A refusal of the node, or the lack of one (`code` `no-node`). The message is one line for people. */
 export class ControlError extends Error {

@@ -1,7 +1,6 @@
 import type { EventLog } from '../events.ts';
 import type { LinkRequest, LinkSetRequest, LinkStatus } from './link-schemas.ts';
 import type { AttachRequest, DeviceView, GroupRequest, GroupStatus, NodeStatus } from './schemas.ts';
-import type { VerificationStatus, VerifyRequest } from './verify-schemas.ts';
 import type {
   ChangesPage,
   ChangesQuery,
@@ -13,6 +12,7 @@ import type {
   SnapshotRequest,
   SnapshotStatus,
 } from './snapshot-schemas.ts';
+import type { VerificationStatus, VerifyRequest } from './verify-schemas.ts';
 
 /** What the control API can ask of a node. Refusals are `EngineError`s, by whose code the HTTP status is chosen. */
 export interface NodeControl {

@@ -1,9 +1,14 @@
 import type { DiskExtent } from '../../engine/disk/disk.ts';
 import { assert, EngineError } from '../../engine/errors.ts';
-import { CHECKSUM_BYTES, MAX_CHECKSUMS, MAX_CONTENT_REGIONS, type ReplicaPort } from '../../engine/link/peer.ts';
+import {
+  CHECKSUM_BYTES,
+  MAX_CHECKSUMS,
+  MAX_CONTENT_REGIONS,
+  type ReplicaPort,
+} from '../../engine/link/peer.ts';
 import type { RegionRun } from '../../engine/map/region-map.ts';
-import type { BlockStatusExtent } from '../../protocol/reply.ts';
 import { NBD_STATE_ZERO } from '../../protocol/constants.ts';
+import type { BlockStatusExtent } from '../../protocol/reply.ts';
 import { ReplicationDevice } from './replication-device.ts';
 import { forTheWire } from './wire-errors.ts';
 

@@ -55,7 +55,7 @@ export abstract class ReplicationDevice implements BlockDevice {
     return refused('this export has no cache');
   }
 
-  allocation(): Promise<DiskExtent[]> {
+  allocation(_offsetBytes: number, _lengthBytes: number, _maxExtents: number): Promise<DiskExtent[]> {
     return refused('this export has no extents');
   }
 

@@ -287,7 +287,14 @@ t.test('verify, as typed', async (t) => {
   t.match(await node.client.verification('g', 'a'), {
     link: 'a',
     state: 'failed',
-    volumes: [{ runs: [{ region: 3, count: 2 }, { region: 9, count: 1 }] }],
+    volumes: [
+      {
+        runs: [
+          { region: 3, count: 2 },
+          { region: 9, count: 1 },
+        ],
+      },
+    ],
     error: { code: 'unavailable' },
   });
   await says('verify g --cancel', '');

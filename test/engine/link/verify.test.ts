@@ -41,24 +41,27 @@ t.test('two equal sides: what has content is compared, by nothing but checksums'
   await gone(t, pair);
 });
 
-t.test('a byte that has changed underneath is found, in that region and no other; marked, it is mended', async (t) => {
-  const pair = await streaming();
-  flip(pair.there, REGION + 17, 'w');
-  const view = await verified(pair);
-  t.match(view, { state: 'done', regionsDiffering: 1, marked: false });
-  t.same(found(view), { v: [3, []], w: [3, [1]] });
-  await pair.pass(2000);
-  t.same(pair.wire.regions, [], 'it was not asked to be mended');
-  t.equal(pair.view.dcmRegions, 0);
-  const marked = await verified(pair, { mark: true });
-  t.match(marked, { regionsDiffering: 1, marked: true });
-  await pair.streaming();
-  t.same(pair.wire.regions, ['w/1']);
-  t.match(await verified(pair), { state: 'done', regionsDiffering: 0 });
-  const { here, there } = await pair.fills();
-  t.same(there, here);
-  await gone(t, pair);
-});
+t.test(
+  'a byte that has changed underneath is found, in that region and no other; marked, it is mended',
+  async (t) => {
+    const pair = await streaming();
+    flip(pair.there, REGION + 17, 'w');
+    const view = await verified(pair);
+    t.match(view, { state: 'done', regionsDiffering: 1, marked: false });
+    t.same(found(view), { v: [3, []], w: [3, [1]] });
+    await pair.pass(2000);
+    t.same(pair.wire.regions, [], 'it was not asked to be mended');
+    t.equal(pair.view.dcmRegions, 0);
+    const marked = await verified(pair, { mark: true });
+    t.match(marked, { regionsDiffering: 1, marked: true });
+    await pair.streaming();
+    t.same(pair.wire.regions, ['w/1']);
+    t.match(await verified(pair), { state: 'done', regionsDiffering: 0 });
+    const { here, there } = await pair.fills();
+    t.same(there, here);
+    await gone(t, pair);
+  },
+);
 
 t.test('what lies on either side where nobody has ever written differs, too', async (t) => {
   const pair = await streaming();
@@ -156,53 +159,59 @@ t.test('snapshots and restores around it change nothing in what is compared', as
   );
 });
 
-t.test('a resync is waited for; a link that does not stream, or a frozen secondary, is refused or told', async (t) => {
-  const pair = await streaming();
-  await pair.here.group.links.detach('b');
-  await t.rejects(pair.here.group.links.verify('b'), { code: 'in-use', message: /detached: resume it first/ });
-  await pair.here.write(0, 4, 8);
-  pair.wire.up = false;
-  await pair.here.group.links.resume('b');
-  await pair.pass(100);
-  await t.rejects(pair.here.group.links.verify('b'), {
-    code: 'unavailable',
-    message: /not connected: nobody answers/,
-  });
-  await t.rejects(pair.here.group.links.verify('c'), { code: 'not-found' });
-  await t.rejects(pair.here.group.links.verify('b', { rateBytesPerSecond: -1 }), { code: 'invalid' });
-  await t.rejects(pair.there.group.links.verify('b'), { code: 'unsupported', message: /on its primary/ });
-  pair.wire.up = true;
-  let release = () => {};
-  const held = new Promise<void>((resolve) => {
-    release = resolve;
-  });
-  pair.wire.hold = (call) => (call === 'release' ? held : undefined);
-  await pair.until(() => pair.wire.calls.includes('release'), 'a round');
-  const verification = await pair.here.group.links.verify('b');
-  await t.rejects(pair.here.group.links.verify('b'), { code: 'in-use', message: /is being verified/ });
-  await pair.pass(500);
-  t.match(verification.view, { state: 'running', waitsFor: 'the link to stream' });
-  t.match(pair.here.group.operations, [
-    { kind: 'verify', target: 'b', done: 0, total: 32, unit: 'regions', waitsFor: 'the link to stream' },
-  ]);
-  release();
-  await pair.until(() => verification.isOver, 'its end');
-  t.match(verification.view, { state: 'done', regionsDiffering: 0 });
-  t.same(pair.here.group.operations, []);
+t.test(
+  'a resync is waited for; a link that does not stream, or a frozen secondary, is refused or told',
+  async (t) => {
+    const pair = await streaming();
+    await pair.here.group.links.detach('b');
+    await t.rejects(pair.here.group.links.verify('b'), {
+      code: 'in-use',
+      message: /detached: resume it first/,
+    });
+    await pair.here.write(0, 4, 8);
+    pair.wire.up = false;
+    await pair.here.group.links.resume('b');
+    await pair.pass(100);
+    await t.rejects(pair.here.group.links.verify('b'), {
+      code: 'unavailable',
+      message: /not connected: nobody answers/,
+    });
+    await t.rejects(pair.here.group.links.verify('c'), { code: 'not-found' });
+    await t.rejects(pair.here.group.links.verify('b', { rateBytesPerSecond: -1 }), { code: 'invalid' });
+    await t.rejects(pair.there.group.links.verify('b'), { code: 'unsupported', message: /on its primary/ });
+    pair.wire.up = true;
+    let release = () => {};
+    const held = new Promise<void>((resolve) => {
+      release = resolve;
+    });
+    pair.wire.hold = (call) => (call === 'release' ? held : undefined);
+    await pair.until(() => pair.wire.calls.includes('release'), 'a round');
+    const verification = await pair.here.group.links.verify('b');
+    await t.rejects(pair.here.group.links.verify('b'), { code: 'in-use', message: /is being verified/ });
+    await pair.pass(500);
+    t.match(verification.view, { state: 'running', waitsFor: 'the link to stream' });
+    t.match(pair.here.group.operations, [
+      { kind: 'verify', target: 'b', done: 0, total: 32, unit: 'regions', waitsFor: 'the link to stream' },
+    ]);
+    release();
+    await pair.until(() => verification.isOver, 'its end');
+    t.match(verification.view, { state: 'done', regionsDiffering: 0 });
+    t.same(pair.here.group.operations, []);
 
-  await pair.there.group.replica?.freeze();
-  t.match(await verified(pair), { state: 'failed', error: { message: /frozen.*thaw it first/ } });
-  await pair.there.group.replica?.thaw();
-  // Frozen when it has begun already: it waits, and says for what.
-  pair.wire.hold = (call) => (call === 'append' ? pair.there.group.replica?.freeze() : undefined);
-  const frozen = await pair.here.group.links.verify('b');
-  await pair.until(() => /frozen: see thaw/.test(frozen.view.waitsFor ?? ''), 'the reason');
-  pair.wire.hold = undefined;
-  await pair.there.group.replica?.thaw();
-  await pair.until(() => frozen.isOver, 'its end');
-  t.match(frozen.view, { state: 'done', regionsDiffering: 0 });
-  await gone(t, pair);
-});
+    await pair.there.group.replica?.freeze();
+    t.match(await verified(pair), { state: 'failed', error: { message: /frozen.*thaw it first/ } });
+    await pair.there.group.replica?.thaw();
+    // Frozen when it has begun already: it waits, and says for what.
+    pair.wire.hold = (call) => (call === 'append' ? pair.there.group.replica?.freeze() : undefined);
+    const frozen = await pair.here.group.links.verify('b');
+    await pair.until(() => /frozen: see thaw/.test(frozen.view.waitsFor ?? ''), 'the reason');
+    pair.wire.hold = undefined;
+    await pair.there.group.replica?.thaw();
+    await pair.until(() => frozen.isOver, 'its end');
+    t.match(frozen.view, { state: 'done', regionsDiffering: 0 });
+    await gone(t, pair);
+  },
+);
 
 t.test('a secondary that lags by choice is waited for', async (t) => {
   const pair = await streaming({ secondary: { replica: { applyDelaySeconds: 20 } } });
@@ -215,26 +224,29 @@ t.test('a secondary that lags by choice is waited for', async (t) => {
   await gone(t, pair);
 });
 
-t.test('a record that comes in the middle of a resync has no image there: there is another one', async (t) => {
-  const pair = await streaming();
-  await pair.here.group.createSnapshot('s', { local: true });
-  await pair.here.write(1, 9, 4);
-  await pair.streaming();
-  pair.wire.calls.length = 0;
-  let restored: Promise<unknown> | undefined;
-  // The secondary lacks the snapshot that is restored from, and asks for regions, when the record comes.
-  pair.wire.hold = (call) => {
-    if (call !== 'beginVerify' || restored !== undefined) return undefined;
-    restored = pair.here.group.restore('s');
-    return restored.then(() => {});
-  };
-  t.match(await verified(pair), { state: 'done', regionsDiffering: 0 });
-  await restored;
-  t.equal(pair.wire.calls.filter((call) => call === 'beginVerify').length, 2);
-  pair.wire.hold = undefined;
-  await pair.streaming();
-  t.match(await verified(pair), { state: 'done', regionsDiffering: 0 });
-});
+t.test(
+  'a record that comes in the middle of a resync has no image there: there is another one',
+  async (t) => {
+    const pair = await streaming();
+    await pair.here.group.createSnapshot('s', { local: true });
+    await pair.here.write(1, 9, 4);
+    await pair.streaming();
+    pair.wire.calls.length = 0;
+    let restored: Promise<unknown> | undefined;
+    // The secondary lacks the snapshot that is restored from, and asks for regions, when the record comes.
+    pair.wire.hold = (call) => {
+      if (call !== 'beginVerify' || restored !== undefined) return undefined;
+      restored = pair.here.group.restore('s');
+      return restored.then(() => {});
+    };
+    t.match(await verified(pair), { state: 'done', regionsDiffering: 0 });
+    await restored;
+    t.equal(pair.wire.calls.filter((call) => call === 'beginVerify').length, 2);
+    pair.wire.hold = undefined;
+    await pair.streaming();
+    t.match(await verified(pair), { state: 'done', regionsDiffering: 0 });
+  },
+);
 
 t.test('a lost connection ends it, at any moment, and it can be done again', async (t) => {
   for (const call of ['beginVerify', 'append', 'content', 'checksums', 'endVerify']) {
@@ -249,7 +261,11 @@ t.test('a lost connection ends it, at any moment, and it can be done again', asy
     const view = await verified(pair);
     t.ok(broken, call);
     if (call !== 'endVerify')
-      t.match(view, { state: 'failed', error: { code: 'unavailable', message: /the cable is out; verify again/ } }, call);
+      t.match(
+        view,
+        { state: 'failed', error: { code: 'unavailable', message: /the cable is out; verify again/ } },
+        call,
+      );
     pair.wire.hold = undefined;
     await pair.streaming();
     t.match(await verified(pair), { state: 'done', regionsDiffering: 0 }, call);
@@ -257,20 +273,23 @@ t.test('a lost connection ends it, at any moment, and it can be done again', asy
   }
 });
 
-t.test('what was found before the connection was lost is told, and marked where that was asked for', async (t) => {
-  const pair = await streaming();
-  flip(pair.there, 5);
-  pair.wire.decide = (call) => {
-    if (call !== 'content' || !pair.wire.calls.includes('checksums')) return undefined;
-    return new EngineError('disk', 'a bad sector', { errno: 'EIO' });
-  };
-  const view = await verified(pair, { mark: true });
-  t.match(view, { state: 'failed', regionsDiffering: 1, marked: true, error: { message: /bad sector/ } });
-  t.ok(pair.here.told.includes('link.verify-failed'));
-  pair.wire.decide = undefined;
-  await pair.streaming();
-  t.same(pair.wire.regions, ['v/0']);
-});
+t.test(
+  'what was found before the connection was lost is told, and marked where that was asked for',
+  async (t) => {
+    const pair = await streaming();
+    flip(pair.there, 5);
+    pair.wire.decide = (call) => {
+      if (call !== 'content' || !pair.wire.calls.includes('checksums')) return undefined;
+      return new EngineError('disk', 'a bad sector', { errno: 'EIO' });
+    };
+    const view = await verified(pair, { mark: true });
+    t.match(view, { state: 'failed', regionsDiffering: 1, marked: true, error: { message: /bad sector/ } });
+    t.ok(pair.here.told.includes('link.verify-failed'));
+    pair.wire.decide = undefined;
+    await pair.streaming();
+    t.same(pair.wire.regions, ['v/0']);
+  },
+);
 
 t.test('marks are durable: a crash right after it loses none', async (t) => {
   const pair = await streaming();

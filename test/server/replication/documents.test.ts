@@ -92,7 +92,13 @@ t.test('names of exports', async (t) => {
     { kind: 'log', group: 'db-1.x', session: 999_999_999_999_999 },
     { kind: 'regions', group: 'g', volume: 'v_1', session: 1, round: undefined },
     { kind: 'regions', group: 'g', volume: 'v', session: 1, round: '00000000-0000-4000-8000-000000000000' },
-    { kind: 'checksums', group: 'g', volume: 'v_1', session: 12, verify: '00000000-0000-4000-8000-000000000000' },
+    {
+      kind: 'checksums',
+      group: 'g',
+      volume: 'v_1',
+      session: 12,
+      verify: '00000000-0000-4000-8000-000000000000',
+    },
   ];
   for (const target of targets) {
     const canonical = formatTarget(target);

@@ -485,7 +485,10 @@ t.test('checksums of a verification', async (t) => {
     { first: 9, end: 10 },
   ]);
   const sums = await session.checksums('v-1', 'v', 3, 10);
-  t.strictSame([...sums], [0xa0, 0xa1, 0, 0, 0, 0, 0xa2].flatMap((sum) => Array(CHECKSUM_BYTES).fill(sum)));
+  t.strictSame(
+    [...sums],
+    [0xa0, 0xa1, 0, 0, 0, 0, 0xa2].flatMap((sum) => Array(CHECKSUM_BYTES).fill(sum)),
+  );
   t.equal((await session.checksums('v-1', 'v', 0, MAX_CHECKSUMS)).length, MAX_CHECKSUMS * CHECKSUM_BYTES);
   t.match(
     server.sessions().map(({ exportName, link }) => `${exportName} ${link}`),
@@ -521,14 +524,20 @@ t.test('what is no checksum is refused, and changes nothing', async (t) => {
   await refused('v?session=1&verify=x', /session 1 of group g is over/);
   const session = await connect();
   await session.begin(announcement());
-  for (const rest of ['v', 'v?session=1', 'v?verify=x&session=1', 'v?session=1&verify=', 'v?session=1&verify=a/b'])
+  for (const rest of [
+    'v',
+    'v?session=1',
+    'v?verify=x&session=1',
+    'v?session=1&verify=',
+    'v?session=1&verify=a/b',
+  ])
     await refused(rest, /no export/);
   await refused('v?session=2&verify=x', /session 2 of group g is over/);
   await refused('w?session=1&verify=x', /no volume w/);
-  await t.rejects(
-    NbdClient.connect({ ...tcp, exportName: name('v?session=1&verify=x') }, { contexts: [] }),
-    { code: 'refused', message: /--secret-file.*NBD_REP_ERR_POLICY/ },
-  );
+  await t.rejects(NbdClient.connect({ ...tcp, exportName: name('v?session=1&verify=x') }, { contexts: [] }), {
+    code: 'refused',
+    message: /--secret-file.*NBD_REP_ERR_POLICY/,
+  });
   const opened = await client(name('v?session=1&verify=x'), { contexts: ['base:allocation'] });
   // 256 regions.
   t.equal(opened.sizeBytes, 256 * CHECKSUM_BYTES);

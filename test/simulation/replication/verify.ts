@@ -24,7 +24,9 @@ export async function beginVerify(cluster: Cluster, pick: number): Promise<void>
       () => `link ${link.name}: ${compared} regions compared at ${lsn}${error ? `: ${error.message}` : ''}`,
     );
     if (regionsDiffering === 0) return;
-    const which = volumes.flatMap(({ name, runs }) => runs.map(({ first, end }) => `${name} ${first}-${end}`));
+    const which = volumes.flatMap(({ name, runs }) =>
+      runs.map(({ first, end }) => `${name} ${first}-${end}`),
+    );
     const what = `link ${link.name} is told to differ at ${lsn} in ${which.join(', ')}, and nothing was damaged`;
     cluster.report(new Violation('5 (verify)', what));
   });
