@@ -3,7 +3,7 @@ import { CHECKSUM_BYTES } from '../../engine/link/peer.ts';
 import type { RegionRun } from '../../engine/map/region-map.ts';
 import { BASE_ALLOCATION } from '../../protocol/constants.ts';
 import type { NbdClient } from '../nbd-client.ts';
-import { contentOf } from './checksums-device.ts';
+import { addContent } from './checksums-device.ts';
 
 export interface ChecksumHost {
   /** Opens a connection of the session to the checksums of a volume. */
@@ -31,12 +31,10 @@ export class ChecksumConnection {
     const client = await this.#client(verifyId, volume);
     if (client.session.contexts.length === 0)
       throw new EngineError('unavailable', `the secondary does not tell ${BASE_ALLOCATION} of checksums`);
-    const runs: RegionRun[] = [];
+    const runs: { first: number; end: number }[] = [];
     for (let at = first; at < end; ) {
       const answer = await client.blockStatus(at * CHECKSUM_BYTES, (end - at) * CHECKSUM_BYTES);
-      const extents = answer.get(BASE_ALLOCATION) ?? [];
-      runs.push(...contentOf(extents, at));
-      at += Math.ceil(extents.reduce((sum, { lengthBytes }) => sum + lengthBytes, 0) / CHECKSUM_BYTES);
+      at = addContent(runs, answer.get(BASE_ALLOCATION) ?? [], at);
     }
     return runs;
   }

@@ -94,14 +94,20 @@ function extentsOf(runs: readonly RegionRun[], first: number, end: number, maxEx
   return extents;
 }
 
-/** The same on the client: regions that have content, of extents that begin at a region. */
-export function contentOf(extents: readonly BlockStatusExtent[], first: number): RegionRun[] {
-  const runs: RegionRun[] = [];
+/** The same on the client: adds the regions that have content, of extents that begin at a region. Returns where they end. */
+export function addContent(
+  runs: { first: number; end: number }[],
+  extents: readonly BlockStatusExtent[],
+  first: number,
+): number {
   let at = first;
   for (const { lengthBytes, flags } of extents) {
     const end = at + Math.ceil(lengthBytes / CHECKSUM_BYTES);
-    if ((flags & NBD_STATE_ZERO) === 0) runs.push({ first: at, end });
+    const last = runs.at(-1);
+    const isBlank = (flags & NBD_STATE_ZERO) !== 0;
+    if (!isBlank && last?.end === at) last.end = end;
+    else if (!isBlank) runs.push({ first: at, end });
     at = end;
   }
-  return runs;
+  return at;
 }

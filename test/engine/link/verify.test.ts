@@ -338,10 +338,14 @@ t.test('after a crash of either side in the middle nothing of it is left', async
   for (const side of ['here', 'there'] as const) {
     const pair = await streaming();
     let reached = false;
+    let release = () => {};
+    const held = new Promise<void>((resolve) => {
+      release = resolve;
+    });
     pair.wire.hold = (call) => {
       if (call !== 'checksums') return undefined;
       reached = true;
-      return new Promise(() => {});
+      return held;
     };
     await pair.here.group.links.verify('b');
     await pair.until(() => reached, 'both images');
@@ -354,6 +358,8 @@ t.test('after a crash of either side in the middle nothing of it is left', async
       pair.break();
       await pair.there.open();
     }
+    // What was asked of the other side is never answered.
+    release();
     await pair.streaming();
     await gone(t, pair);
     t.match(await verified(pair), { state: 'done', regionsDiffering: 0 });
