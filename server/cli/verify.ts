@@ -77,10 +77,10 @@ async function verified(
   try {
     const progress = new Progress(output, flags.json !== true);
     while (status.state === 'running') {
-      progress.show(status);
       await sleep(PERIOD_MS);
       status = await client.verification(group, link);
       if (status.id !== id) throw new EngineError('unavailable', `link ${link} is verified by somebody else`);
+      if (status.state === 'running') progress.show(status);
     }
     progress.clear();
   } finally {

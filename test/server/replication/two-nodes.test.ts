@@ -233,9 +233,12 @@ function stopper(): { readonly signal: { stopped: boolean }; readonly stop: () =
   };
 }
 
+/** No faster than the link takes it: one that overflows ends what is under way. */
 async function writeOn(node: Node, signal: { readonly stopped: boolean }): Promise<void> {
   await withExport(node, 'g/v', async (client) => {
-    for (let count = 0; !signal.stopped; count++)
+    for (let count = 0; !signal.stopped; count++) {
       await client.write(Buffer.alloc(4096, count), ((count * 7) % 80) * 4096);
+      if (count % 16 === 0) while ((await linkOf(node)).lagBytes > 0 && !signal.stopped);
+    }
   });
 }
