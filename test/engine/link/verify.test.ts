@@ -426,3 +426,18 @@ t.test('the image of a verification is its session’s, and asked for within bou
   await t.rejects(replica.checksums(session, id, 'v', 0, 1), { code: 'unavailable' });
   await gone(t, pair);
 });
+
+t.test('without room for an image on either disk it is refused, and says whose', async (t) => {
+  for (const [side, whose] of [
+    ['here', /^the disk has no room/],
+    ['there', /^the disk of the secondary has no room/],
+  ] as const) {
+    const pair = await streaming();
+    const { folder } = pair[side];
+    folder.faults.spaceSectors = folder.usedSectors() + 16;
+    t.match(await verified(pair), { state: 'failed', error: { errno: 'ENOSPC', message: whose } });
+    t.notOk(pair.wire.calls.includes('content'));
+    folder.faults.spaceSectors = Number.POSITIVE_INFINITY;
+    t.match(await verified(pair), { state: 'done', regionsDiffering: 0 });
+  }
+});
