@@ -432,8 +432,14 @@ t.test('without room for an image on either disk it is refused, and says whose',
     ['here', /^the disk has no room/],
     ['there', /^the disk of the secondary has no room/],
   ] as const) {
-    const pair = await streaming();
+    const pair = await LinkedPair.make({ regions: 16 });
     const { folder } = pair[side];
+    await pair.here.write(0, 1, 3);
+    // There was no room for what is kept back, either.
+    folder.faults.decide = (operation, name) =>
+      operation === 'create' && name === 'reserve' ? 'ENOSPC' : undefined;
+    await pair.here.group.links.add(link);
+    await pair.streaming();
     folder.faults.spaceSectors = folder.usedSectors() + 16;
     t.match(await verified(pair), { state: 'failed', error: { errno: 'ENOSPC', message: whose } });
     t.notOk(pair.wire.calls.includes('content'));
