@@ -47,6 +47,14 @@ export interface RoundControl {
   readonly createdAt: string;
 }
 
+/** The place at which a link compares its two sides: an image of the group, of no name, on the node that feeds the link and on the one that it feeds. Others skip it. */
+export interface VerifyControl {
+  readonly type: 'verify';
+  readonly id: string;
+  readonly linkId: string;
+  readonly createdAt: string;
+}
+
 /** The undo snapshot and the restore are one record: one point of the order, all or nothing. */
 export interface RestoreControl {
   readonly type: 'restore';
@@ -68,6 +76,7 @@ export type Control =
   | RefreshControl
   | DetachControl
   | RoundControl
+  | VerifyControl
   | RestoreControl;
 
 interface MapText {
@@ -142,6 +151,7 @@ const FIELDS: Readonly<Record<string, Readonly<Record<string, Check>>>> = {
   refresh: { id: text, nextId: text, createdAt: text },
   detach: { id: text },
   round: { id: text, linkId: text, createdAt: text },
+  verify: { id: text, linkId: text, createdAt: text },
   restore: {
     id: text,
     sourceId: text,

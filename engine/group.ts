@@ -216,7 +216,7 @@ export class Group {
   }
 
   get operations(): readonly OperationView[] {
-    return this.#operations.views;
+    return [...this.#operations.views, ...this.links.operations];
   }
 
   snapshotVolume(snapshotName: string, volumeName: string): SnapshotVolume | undefined {

@@ -6,12 +6,14 @@ import { LOG_SECTOR_BYTES, type Lsn } from './units.ts';
 
 export interface OperationView {
   readonly id: string;
-  readonly kind: 'restore' | 'replay' | 'detach' | 'refresh' | 'delete' | 'import';
-  /** A snapshot's or volume's name. */
+  readonly kind: 'restore' | 'replay' | 'detach' | 'refresh' | 'delete' | 'import' | 'verify';
+  /** A snapshot's, volume's or link's name. */
   readonly target: string;
   readonly done: number;
   readonly total: number;
   readonly unit: 'regions' | 'bytes';
+  /** What holds it up, where it knows of something beside what holds up the group. */
+  readonly waitsFor?: string | undefined;
 }
 
 export class Operations {

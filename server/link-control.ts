@@ -3,12 +3,14 @@ import type { LinkForecast } from '../engine/link/forecast.ts';
 import type { LinkChanges, LinkSpec } from '../engine/link/link-settings.ts';
 import type { LinkView } from '../engine/link/link-view.ts';
 import type { ReplicaPort } from '../engine/link/peer.ts';
+import type { VerificationView, VerifyOptions } from '../engine/link/verification.ts';
 import type { Shown } from '../engine/replica/peer-state.ts';
 import type { RestorePlan } from '../engine/snapshots.ts';
 
 export type { LinkForecast } from '../engine/link/forecast.ts';
 export type { LinkChanges, LinkSpec } from '../engine/link/link-settings.ts';
 export type { LinkView } from '../engine/link/link-view.ts';
+export type { VerificationView, VerifyOptions } from '../engine/link/verification.ts';
 
 export interface LinkControl {
   views(): readonly LinkView[];
@@ -23,6 +25,15 @@ export interface LinkControl {
   /** Has what the secondary lacks copied now; with `full`, everything. Throws `in-use` when the link is not active. */
   resync(name: string, options: { readonly full?: boolean }): Promise<unknown>;
   forecastRestore(plan: RestorePlan): readonly LinkForecast[];
+  /** Begins to compare both sides. Throws `in-use`, `unavailable` when that cannot be now. */
+  verify(name: string, options: VerifyOptions): Promise<VerificationControl>;
+  /** The one under way, or the last one of this run of the node. Throws `not-found`. */
+  verification(name: string): VerificationControl;
+}
+
+export interface VerificationControl {
+  readonly view: VerificationView;
+  cancel(): void;
 }
 
 export type { Shown } from '../engine/replica/peer-state.ts';

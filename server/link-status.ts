@@ -1,6 +1,8 @@
 /** What `status` says of links, and of a replica. */
 import type { LinkStatus, ReplicaStatus } from './control/link-schemas.ts';
-import type { LinkView, ReplicaControl } from './link-control.ts';
+import { refusalOf } from './control/refusal.ts';
+import type { VerificationStatus } from './control/verify-schemas.ts';
+import type { LinkView, ReplicaControl, VerificationView } from './link-control.ts';
 
 export function linkStatusOf(view: LinkView): LinkStatus {
   const { reason, waitsFor, lastRestore, position } = view;
@@ -31,6 +33,21 @@ export function linkStatusOf(view: LinkView): LinkStatus {
     bytesResynced: view.bytesResynced,
     position: { ...position },
     lastRestore: lastRestore === undefined ? null : { ...lastRestore },
+  };
+}
+
+export function verificationStatusOf(link: string, view: VerificationView): VerificationStatus {
+  const { waitsFor, lsn, volumes, error, ...same } = view;
+  return {
+    ...same,
+    link,
+    waitsFor: waitsFor ?? null,
+    lsn: lsn ?? null,
+    volumes: volumes.map(({ runs, ...volume }) => ({
+      ...volume,
+      runs: runs.map(({ first, end }) => ({ region: first, count: end - first })),
+    })),
+    error: error === undefined ? null : refusalOf(error).body,
   };
 }
 

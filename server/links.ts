@@ -3,11 +3,12 @@ import { EngineError } from '../engine/errors.ts';
 import { checkName } from '../engine/names.ts';
 import type { LinkRequest, LinkSetRequest, LinkStatus, ReplicaSetRequest } from './control/link-schemas.ts';
 import type { LinkAdministration } from './control/node-control.ts';
+import type { VerificationStatus, VerifyRequest } from './control/verify-schemas.ts';
 import type { EventLog } from './events.ts';
 import type { GroupControl } from './group-control.ts';
 import { parseSecret } from './group-secrets.ts';
 import type { LinkControl } from './link-control.ts';
-import { linkStatusOf } from './link-status.ts';
+import { linkStatusOf, verificationStatusOf } from './link-status.ts';
 import { parseUri } from './uris.ts';
 
 export interface LinkServiceParts {
@@ -89,6 +90,23 @@ export class LinkService implements LinkAdministration {
     const { group, links } = this.#linkToChange(groupName, name);
     await links.resync(name, { full });
     return viewOf(links, group, name);
+  }
+
+  async verify(groupName: string, name: string, request: VerifyRequest): Promise<VerificationStatus> {
+    const { links } = this.#linkToChange(groupName, name);
+    return verificationStatusOf(name, (await links.verify(name, request)).view);
+  }
+
+  verification(groupName: string, name: string): VerificationStatus {
+    const group = this.#parts.requireGroup(groupName);
+    return verificationStatusOf(name, linksOf(group).verification(name).view);
+  }
+
+  cancelVerify(groupName: string, name: string): VerificationStatus {
+    const { links } = this.#linkToChange(groupName, name);
+    const verification = links.verification(name);
+    verification.cancel();
+    return verificationStatusOf(name, verification.view);
   }
 
   async freeze(groupName: string): Promise<void> {

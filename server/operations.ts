@@ -147,7 +147,7 @@ function statusOf(group: GroupControl, view: OperationView): OperationStatus {
   return {
     ...view,
     state: 'running',
-    waitsFor: group.failure ?? group.stall ?? null,
+    waitsFor: view.waitsFor ?? group.failure ?? group.stall ?? null,
     result: null,
     error: null,
   };

@@ -13,6 +13,7 @@ import { markUnshipped } from './overflow.ts';
 import type { Announcement, PeerSession, PeerState } from './peer.ts';
 import { type RoundHost, runRound } from './round.ts';
 import { isFull, Shipping } from './shipping.ts';
+import type { VerifyLine } from './verification.ts';
 
 /** Between two looks at a secondary; while something there is waited for; and how long one may take before the connection counts as dead. */
 const LOOK_MS = 1000;
@@ -109,6 +110,19 @@ export class Connection {
   /** What it waits for, or undefined. */
   get obstacle(): string | undefined {
     return this.#fullReason ?? this.#obstacle ?? this.#peer?.heldBack ?? undefined;
+  }
+
+  /** What a verification goes over. */
+  get line(): VerifyLine {
+    return {
+      session: this.#session,
+      isStreaming: () => this.isStreaming,
+      obstacle: () => this.obstacle,
+      until: (holds) => this.#until(holds),
+      peer: (holds) => this.#whenPeer(holds),
+      over: () => this.#ended && messageOf(this.#ended.why),
+      changed: () => this.#changes.changed(),
+    };
   }
 
   /** Ends it: `run` rejects with the first reason. */
@@ -411,4 +425,8 @@ export class Connection {
 /** Of a secondary's ring, so that it takes whatever this log has (rule L7): the largest batch, and a little beside it. */
 function leastRingBytes({ log, record }: GroupState): number {
   return Math.max(log.maxBatchBytes + RING_MARGIN_BYTES, minLogBytes(record.volumes, record.regionBytes));
+}
+
+function messageOf(error: unknown): string {
+  return error instanceof Error ? error.message : String(error);
 }

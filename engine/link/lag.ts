@@ -24,9 +24,10 @@ export class LagMarks {
     this.#marks = this.#marks.filter((_, index) => index % 2 === 1 || index === this.#marks.length - 1);
   }
 
-  /** Nobody asks about what lies below it any more. */
+  /** Nobody asks about what lies below it any more; Infinity: about anything. */
   forget(lsn: Lsn): void {
-    while ((this.#marks[0]?.lsn ?? lsn + 1) <= lsn) this.#marks.shift();
+    const kept = this.#marks.findIndex((mark) => mark.lsn > lsn);
+    this.#marks.splice(0, kept < 0 ? this.#marks.length : kept);
     if (this.#marks.length === 0) this.#spacingMs = SPACING_MS;
   }
 

@@ -14,6 +14,7 @@ import { viewOf } from './link-view.ts';
 import { markUnshipped } from './overflow.ts';
 import type { Announcement, PeerConnector, PeerSession, PeerState } from './peer.ts';
 import { Rate } from './rate.ts';
+import { Verification, type VerifyHost, type VerifyOptions } from './verification.ts';
 
 /** From the first try again to the next, doubled each time up to the last. */
 const FIRST_BACK_OFF_MS = 100;
@@ -30,6 +31,7 @@ export interface LinkHost extends Pick<ConnectionHost, 'applied' | 'appliedLsn'>
   readonly otherPeers: (link: LinkState) => readonly { readonly linkName: string; readonly peerId: string }[];
   readonly begin: (link: LinkState, roundId: string) => ReturnType<ConnectionHost['begin']>;
   readonly end: ConnectionHost['end'];
+  readonly beginVerify: (link: LinkState, verifyId: string) => ReturnType<VerifyHost['begin']>;
   /** Age of the oldest record from `lsn` on, in ms; and how many there are. */
   readonly ageMs: (lsn: Lsn) => number;
   readonly recordsFrom: (lsn: Lsn) => number | undefined;
@@ -63,6 +65,8 @@ export class Link {
   /** The log is being let go of: no connection meanwhile. */
   #overflowing: Promise<void> | undefined;
   #blocks = false;
+  /** The one under way, or the last one. */
+  verification: Verification | undefined;
 
   constructor(state: GroupState, link: LinkState, host: LinkHost) {
     this.#state = state;
@@ -80,6 +84,26 @@ export class Link {
     this.#reconnect('the group is closing');
     await this.#running;
     await this.#overflowing;
+    await this.verification?.ended;
+  }
+
+  /** Begins to compare with the secondary. Throws `in-use` and `unavailable`, with the reason, when that cannot be now. */
+  verify(options: VerifyOptions): Verification {
+    const { name, wanted } = this.link.settings;
+    if (this.verification?.isOver === false)
+      throw new EngineError('in-use', `link ${name} is being verified: wait for its end, or cancel that`);
+    if (wanted !== 'active') throw new EngineError('in-use', `link ${name} is ${wanted}: resume it first`);
+    if (this.#connection?.peer === undefined) {
+      const why = this.#problem === undefined ? '' : `: ${this.#problem.reason}`;
+      throw new EngineError('unavailable', `link ${name} is not connected${why}`);
+    }
+    this.verification = new Verification(this.#state, this.link, options, this.#connection.line, {
+      begin: (verifyId) => this.#host.beginVerify(this.link, verifyId),
+      end: this.#host.end,
+      tell: (what, message, data) => this.tell(what, message, data),
+      bug: this.#host.bug,
+    });
+    return this.verification;
   }
 
   /** What the secondary said last, while it is connected. */

@@ -10,6 +10,8 @@ import { checkLogSize } from '../group-spec.ts';
 import type { GroupState, GroupVolume } from '../group-state.ts';
 import { RegionMap, type RegionRun } from '../map/region-map.ts';
 import { checkName } from '../names.ts';
+import type { OperationView } from '../operations.ts';
+import type { Layer } from '../snapshot/chain.ts';
 import type { Snapshot } from '../snapshot/control-effects.ts';
 import type { RestorePlan } from '../snapshots.ts';
 import { LOG_SECTOR_BYTES, type Lsn } from '../units.ts';
@@ -23,6 +25,7 @@ import type { LinkView } from './link-view.ts';
 import { type Announcement, type PeerConnector, REPLICATION_PROTOCOL } from './peer.ts';
 import { Rate } from './rate.ts';
 import { RecordCounts } from './record-counts.ts';
+import type { Verification, VerifyOptions } from './verification.ts';
 
 /** Of a group. Each may hold the log, and gets all of it. */
 export const MAX_LINKS = 16;
@@ -229,6 +232,35 @@ export class Links {
     });
   }
 
+  /** Begins to compare the two sides of a link. Throws `not-found`, `invalid`, and as `Link.verify`. */
+  verify(name: string, options: VerifyOptions = {}): Promise<Verification> {
+    return this.#inTurn(async () => {
+      if (this.#state.record.role !== 'primary')
+        throw new EngineError(
+          'unsupported',
+          'a secondary cannot mark a place in the log: verify on its primary',
+        );
+      const { rateBytesPerSecond = 0 } = options;
+      if (!Number.isSafeInteger(rateBytesPerSecond) || rateBytesPerSecond < 0)
+        throw new EngineError('invalid', `a rate of ${rateBytesPerSecond} bytes a second cannot be`);
+      return this.#require(name).verify(options);
+    });
+  }
+
+  /** The one under way on a link, or its last one since the group was opened. Throws `not-found`. */
+  verification(name: string): Verification {
+    const { verification } = this.#require(name);
+    if (verification !== undefined) return verification;
+    throw new EngineError('not-found', `link ${name} was not verified since this node was started`);
+  }
+
+  /** Verifications under way. */
+  get operations(): OperationView[] {
+    return this.#links.flatMap(({ verification }) =>
+      verification?.isOver === false ? [verification.operation] : [],
+    );
+  }
+
   /** The secondary gets nothing more, and nothing is kept for it. */
   remove(name: string): Promise<void> {
     return this.#inTurn(async () => {
@@ -341,6 +373,7 @@ export class Links {
           id === link.id || peerId === null ? [] : [{ linkName: settings.name, peerId }],
         ),
       begin: (link, roundId) => this.#beginRound(link, roundId),
+      beginVerify: (link, verifyId) => this.#image('verify', verifyId, link),
       end: (layer) => {
         layer.users--;
         freed();
@@ -370,15 +403,24 @@ export class Links {
     const snapshots = this.#host
       .snapshots()
       .flatMap(({ id, name, local }) => (local || name === null ? [] : [{ id, name }]));
+    return { ...this.#image('round', roundId, link), snapshots };
+  }
+
+  /** Logs a record that makes a layer of no name, which is needed until `end`. Throws where there is no room. */
+  #image(
+    type: 'round' | 'verify',
+    id: string,
+    link: LinkState,
+  ): { readonly lsn: Lsn; readonly layer: Layer } {
     const createdAt = new Date(this.#state.clock.nowMs()).toISOString();
     this.#host.check();
-    const { lsn } = this.#host.controls.append({ type: 'round', id: roundId, linkId: link.id, createdAt });
-    const layer = this.#state.chain.layers.find(({ id }) => id === roundId);
-    if (layer === undefined) throw new Error('bug: the record of a round makes a layer');
+    const { lsn } = this.#host.controls.append({ type, id, linkId: link.id, createdAt });
+    const layer = this.#state.chain.layers.find((candidate) => candidate.id === id);
+    if (layer === undefined) throw new Error('bug: the record of an image makes a layer');
     layer.users++;
     // So that it is durable soon; what becomes of that the applier says.
     void this.#state.log.sync().catch(() => {});
-    return { lsn, layer, snapshots };
+    return { lsn, layer };
   }
 }
 

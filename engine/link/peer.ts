@@ -70,7 +70,24 @@ export interface PeerState {
   /** Why it does not apply what it has, or null: frozen, delayed, stalled. */
   readonly heldBack: string | null;
   readonly snapshots: readonly { readonly id: string; readonly name: string; readonly lsn: Lsn }[];
+  /** The verification that it has begun with this primary, if any. */
+  readonly verifying?: PeerVerification;
 }
+
+/** Where a secondary stands with a verification. */
+export interface PeerVerification {
+  readonly id: string;
+  /** Its image is there, at that LSN; null: the record has not come, or is not part of what it shows yet. */
+  readonly lsn: Lsn | null;
+  /** Why there will be none: its record came while it was being resynchronised. */
+  readonly refused: string | null;
+}
+
+/** Of a region, in a verification: the first bytes of the SHA-256 of its content; all zeroes for one that reads as zeroes. */
+export const CHECKSUM_BYTES = 16;
+/** Checksums in one call at most; and regions that one call tells the content of. */
+export const MAX_CHECKSUMS = 1024;
+export const MAX_CONTENT_REGIONS = 32_768;
 
 /** Where a log goes on that does not follow what the secondary has. */
 export interface LogRestart {
@@ -110,6 +127,18 @@ export interface PeerSession {
   release(roundId: string, complete: boolean): Promise<void>;
   /** Regions of a volume that the secondary needs (rule K10). */
   needs(volume: string): Promise<readonly RegionRun[]>;
+  /** From here on the record of that verification makes an image there, until `endVerify` or the end of the session. One at a time: it ends the one before. */
+  beginVerify(verifyId: string): Promise<void>;
+  /** Regions from `first` up to `end` of which the image of the secondary has something, or may; the others read as zeroes. At most `MAX_CONTENT_REGIONS`. */
+  content(
+    verifyId: string,
+    volume: string,
+    first: RegionIndex,
+    end: RegionIndex,
+  ): Promise<readonly RegionRun[]>;
+  /** `CHECKSUM_BYTES` for each region from `first` up to `end` of that image. At most `MAX_CHECKSUMS`. */
+  checksums(verifyId: string, volume: string, first: RegionIndex, end: RegionIndex): Promise<Buffer>;
+  endVerify(verifyId: string): Promise<void>;
   close(): void;
 }
 
@@ -130,6 +159,22 @@ export interface ReplicaPort {
   syncRegions(session: number, roundId: string): Promise<void>;
   release(session: number, roundId: string, complete: boolean): Promise<void>;
   needs(session: number, volume: string): readonly RegionRun[];
+  beginVerify(session: number, verifyId: string): Promise<void>;
+  content(
+    session: number,
+    verifyId: string,
+    volume: string,
+    first: RegionIndex,
+    end: RegionIndex,
+  ): Promise<readonly RegionRun[]>;
+  checksums(
+    session: number,
+    verifyId: string,
+    volume: string,
+    first: RegionIndex,
+    end: RegionIndex,
+  ): Promise<Buffer>;
+  endVerify(session: number, verifyId: string): Promise<void>;
   /** The connection of the session is over. */
   ended(session: number, reason: string): void;
 }

@@ -24,6 +24,7 @@ import { type Lacking, lackingOf, restoreLacking } from './lacking.ts';
 import type { Needs } from './needs.ts';
 import { replicaOf, writeReplica } from './replica-record.ts';
 import type { Resync } from './resync.ts';
+import type { Verifying } from './verifying.ts';
 
 /** Admitted at a time, in bytes of log: each costs a write of the record. */
 const ADMIT_BYTES = 4 * MIB;
@@ -52,6 +53,7 @@ export class Admission {
   readonly #effects: ControlEffects;
   readonly #resync: Resync;
   readonly #needs: Needs;
+  readonly #verifying: Verifying;
   readonly #host: AdmissionHost;
   readonly #reader: LogReader;
   readonly #arrivals = new Arrivals();
@@ -72,8 +74,16 @@ export class Admission {
   /** See `PeerState.restoredByReferenceLsn`. */
   restoredByReferenceLsn: Lsn | null = null;
 
-  constructor(state: GroupState, effects: ControlEffects, resync: Resync, needs: Needs, host: AdmissionHost) {
+  constructor(
+    state: GroupState,
+    effects: ControlEffects,
+    resync: Resync,
+    needs: Needs,
+    verifying: Verifying,
+    host: AdmissionHost,
+  ) {
     this.#state = state;
+    this.#verifying = verifying;
     this.#effects = effects;
     this.#resync = resync;
     this.#needs = needs;
@@ -233,9 +243,11 @@ export class Admission {
   }
 
   #admitControl(batch: LogBatch): void {
-    const control = onSecondary(this.#state, this.#effects, controlOf(this.#state, batch));
+    const written = controlOf(this.#state, batch);
+    const control = this.#verifying.controlOf(written) ?? onSecondary(this.#state, this.#effects, written);
     if (control?.type === 'restore') this.#noteRestored(batch.lsn, control.volumes.length);
     this.#host.controls.admit(batch, control);
+    if (control?.type === 'verify') this.#verifying.admitted(control);
   }
 
   #noteRestored(lsn: Lsn, volumes: number): void {

@@ -13,6 +13,8 @@ import { MAX_SNAPSHOTS } from '../snapshots.ts';
 export function onSecondary(state: GroupState, effects: ControlEffects, control: Control): Control | null {
   switch (control.type) {
     case 'round':
+    // One that this node's primary asked for is looked at before: see `Verifying`.
+    case 'verify':
       return null;
     case 'snapshot':
       return control.local ? null : snapshotOn(state, effects, control);

@@ -5,6 +5,7 @@ import type { Admission, AdmissionHost } from './admission.ts';
 import type { Needs } from './needs.ts';
 import type { Resync } from './resync.ts';
 import type { Session } from './session.ts';
+import type { Verifying } from './verifying.ts';
 
 export interface ReplicaHost extends AdmissionHost {
   /** Resolves when `holds`, which is looked at whenever something has changed. */
@@ -22,4 +23,5 @@ export interface ReplicaParts {
   readonly intake: LogIntake;
   readonly admission: Admission;
   readonly resync: Resync;
+  readonly verifying: Verifying;
 }

@@ -5,7 +5,7 @@ import type { ReplicaParts } from './parts.ts';
 import { replicaOf } from './replica-record.ts';
 
 export function peerStateOf(parts: ReplicaParts): PeerState {
-  const { state, effects, needs, host, resync, admission } = parts;
+  const { state, effects, needs, host, resync, admission, verifying } = parts;
   const { record, log } = state;
   const replica = replicaOf(state);
   const { hold } = resync;
@@ -32,6 +32,7 @@ export function peerStateOf(parts: ReplicaParts): PeerState {
     snapshots: effects.named
       .filter((snapshot) => !snapshot.local)
       .map(({ id, name, lsn }) => ({ id, name: name ?? '', lsn })),
+    ...(verifying.view === undefined ? {} : { verifying: verifying.view }),
   };
 }
 

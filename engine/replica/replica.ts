@@ -21,7 +21,7 @@ import { LogReader } from '../log/reader.ts';
 import type { LogBatch } from '../log/record.ts';
 import type { RegionRun } from '../map/region-map.ts';
 import type { ControlEffects } from '../snapshot/control-effects.ts';
-import type { Lsn } from '../units.ts';
+import type { Lsn, RegionIndex } from '../units.ts';
 import { Admission } from './admission.ts';
 import { refuseInside, takeLocal } from './between-batches.ts';
 import { CatchUp } from './catch-up.ts';
@@ -33,6 +33,7 @@ import { heldBackOf, peerStateOf, type Shown, shownOf } from './peer-state.ts';
 import { replicaOf, writeReplica } from './replica-record.ts';
 import { Resync } from './resync.ts';
 import { Session } from './session.ts';
+import { Verifying } from './verifying.ts';
 
 export class Replica implements ReplicaPort {
   readonly #state: GroupState;
@@ -41,6 +42,7 @@ export class Replica implements ReplicaPort {
   readonly #session: Session;
   readonly #admission: Admission;
   readonly #resync: Resync;
+  readonly #verifying: Verifying;
   readonly #intake: LogIntake;
   readonly #reader: LogReader;
   readonly #catchUp: CatchUp;
@@ -53,7 +55,8 @@ export class Replica implements ReplicaPort {
     this.#host = host;
     this.#session = new Session(state, host.isClosing);
     this.#resync = new Resync(state, needs);
-    this.#admission = new Admission(state, effects, this.#resync, needs, host);
+    this.#verifying = new Verifying(state, () => host.freed());
+    this.#admission = new Admission(state, effects, this.#resync, needs, this.#verifying, host);
     this.#intake = new LogIntake(state.log, (batch) => this.#judge(batch));
     this.#reader = new LogReader(state.log);
     this.#parts = {
@@ -65,6 +68,7 @@ export class Replica implements ReplicaPort {
       intake: this.#intake,
       admission: this.#admission,
       resync: this.#resync,
+      verifying: this.#verifying,
     };
     this.#catchUp = new CatchUp(this.#parts);
     this.#restarts = new LogRestarts(this.#parts, this.#catchUp);
@@ -92,6 +96,7 @@ export class Replica implements ReplicaPort {
   async close(): Promise<void> {
     this.#session.endAny();
     this.#resync.hold = undefined;
+    await this.#verifying.close();
     await this.#admission.close();
     await this.#inTurn(async () => {});
     await this.#state.lane(async () => {});
@@ -131,6 +136,7 @@ export class Replica implements ReplicaPort {
       if (refusal !== undefined) throw refusal;
       const session = this.#session.begin(announced);
       this.#resync.hold = undefined;
+      this.#verifying.end();
       this.#intake.reset();
       this.#admission.wantsRoom = false;
       try {
@@ -274,9 +280,42 @@ export class Replica implements ReplicaPort {
     return this.#parts.needs.runs(this.#volume(volume));
   }
 
+  async beginVerify(session: number, verifyId: string): Promise<void> {
+    this.#session.check(session);
+    await this.#verifying.begin(session, verifyId, () => void this.#session.check(session));
+  }
+
+  async content(
+    session: number,
+    verifyId: string,
+    volume: string,
+    first: RegionIndex,
+    end: RegionIndex,
+  ): Promise<readonly RegionRun[]> {
+    this.#session.check(session);
+    return await this.#verifying.content(session, verifyId, this.#volume(volume), first, end);
+  }
+
+  async checksums(
+    session: number,
+    verifyId: string,
+    volume: string,
+    first: RegionIndex,
+    end: RegionIndex,
+  ): Promise<Buffer> {
+    this.#session.check(session);
+    return await this.#verifying.checksums(session, verifyId, this.#volume(volume), first, end);
+  }
+
+  async endVerify(session: number, verifyId: string): Promise<void> {
+    this.#session.check(session);
+    this.#verifying.end(verifyId);
+  }
+
   ended(session: number, _reason: string): void {
     if (!this.#session.end(session)) return;
     this.#resync.hold = undefined;
+    this.#verifying.end();
     this.#admission.wantsRoom = false;
     this.#admission.poke();
     this.#host.changed();

@@ -71,6 +71,7 @@ export class ControlEffects {
         this.#appendRestore(control, lsn);
         return;
       case 'round':
+      case 'verify':
         this.#addLayer({ ...control, lsn, name: null, local: true });
         return;
       case 'detach':
@@ -153,6 +154,8 @@ export class ControlEffects {
         return await this.#prepareRestore(control);
       case 'round':
         return this.#applyRound(control);
+      case 'verify':
+        return this.#applyLayer(control.id, null);
       case 'detach':
         return this.#beginDetach(control.id);
     }

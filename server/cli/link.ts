@@ -125,7 +125,10 @@ function addAdd(link: Command, output: Output): void {
       uriArgument,
     )
     .option('--name <name>', 'of the link (default: link-1, …)', linkNameArgument)
-    .option('--assume-equal', 'the volumes there have the same content already: nothing is copied at first');
+    .option(
+      '--assume-equal',
+      'the volumes there have the same content already: nothing is copied at first; see verify',
+    );
   withNodeFlags(withSettings(command)).action((group: string, uri: string, flags: AddFlags) =>
     withNode(flags, async (client) => {
       const added = await client.addLink(group, {

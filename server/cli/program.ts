@@ -23,6 +23,7 @@ import { addServe } from './serve.ts';
 import { type Output, standardOutput } from './session.ts';
 import { addSnapshot } from './snapshot.ts';
 import { addStatus } from './status.ts';
+import { addVerify } from './verify.ts';
 
 /** How a command ends with another status than `DONE`: commander's actions return nothing. */
 export type Finish = (status: number) => void;
@@ -77,6 +78,7 @@ function buildProgram(streams: CliStreams, finish: Finish): Command {
     addLink,
     addResync,
     addReplica,
+    addVerify,
     addFreeze,
     addDiff,
     addImport,

@@ -39,7 +39,8 @@ export function addResync(program: Command, output: Output): void {
   );
 }
 
-function chosen(
+/** The link of that name, or all. Throws `not-found`. */
+export function chosen(
   links: readonly LinkStatus[],
   group: string,
   name: string | undefined,

@@ -26,6 +26,7 @@ import type {
   SnapshotRequest,
   SnapshotStatus,
 } from './snapshot-schemas.ts';
+import type { VerificationStatus, VerifyRequest } from './verify-schemas.ts';
 
 /** A refusal of the node, or the lack of one (`code` `no-node`). The message is one line for people. */
 export class ControlError extends Error {
@@ -154,6 +155,18 @@ export class ControlClient {
 
   resyncLink(group: string, link: string, full: boolean): Promise<LinkStatus> {
     return this.#json<LinkStatus>('POST', `${linksOf(group, link)}/resync`, { full });
+  }
+
+  verifyLink(group: string, link: string, request: VerifyRequest): Promise<VerificationStatus> {
+    return this.#json<VerificationStatus>('POST', `${linksOf(group, link)}/verify`, request);
+  }
+
+  verification(group: string, link: string): Promise<VerificationStatus> {
+    return this.#json<VerificationStatus>('GET', `${linksOf(group, link)}/verify`);
+  }
+
+  cancelVerify(group: string, link: string): Promise<VerificationStatus> {
+    return this.#json<VerificationStatus>('DELETE', `${linksOf(group, link)}/verify`);
   }
 
   freeze(group: string): Promise<GroupStatus> {

@@ -11,6 +11,7 @@ import {
 import type { NodeControl } from './node-control.ts';
 import { type Api, ERRORS, NOTHING } from './routes.ts';
 import { GroupPath, GroupStatus } from './schemas.ts';
+import { VerificationStatus, VerifyRequest } from './verify-schemas.ts';
 
 const LINKS = '/v1/groups/:group/links';
 const LINK = `${LINKS}/:link`;
@@ -78,7 +79,49 @@ export function addLinkRoutes(api: Api, node: NodeControl): void {
     },
     (request) => links.resync(request.params.group, request.params.link, request.body.full ?? false),
   );
+  addVerify(api, node);
   addSteering(api, node);
+}
+
+function addVerify(api: Api, { links }: NodeControl): void {
+  const path = `${LINK}/verify`;
+  api.post(
+    path,
+    {
+      schema: {
+        summary: 'Begin to compare both sides of a link, by checksums',
+        params: LinkPath,
+        body: VerifyRequest,
+        response: { 202: VerificationStatus, ...ERRORS },
+      },
+    },
+    async (request, reply) => {
+      const { group, link } = request.params;
+      return reply.code(202).send(await links.verify(group, link, request.body));
+    },
+  );
+  api.get(
+    path,
+    {
+      schema: {
+        summary: 'The comparison under way, or the last one',
+        params: LinkPath,
+        response: { 200: VerificationStatus, ...ERRORS },
+      },
+    },
+    async (request) => links.verification(request.params.group, request.params.link),
+  );
+  api.delete(
+    path,
+    {
+      schema: {
+        summary: 'End the comparison under way',
+        params: LinkPath,
+        response: { 200: VerificationStatus, ...ERRORS },
+      },
+    },
+    async (request) => links.cancelVerify(request.params.group, request.params.link),
+  );
 }
 
 function addSteering(api: Api, node: NodeControl): void {

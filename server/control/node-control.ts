@@ -12,6 +12,7 @@ import type {
   SnapshotRequest,
   SnapshotStatus,
 } from './snapshot-schemas.ts';
+import type { VerificationStatus, VerifyRequest } from './verify-schemas.ts';
 
 /** What the control API can ask of a node. Refusals are `EngineError`s, by whose code the HTTP status is chosen. */
 export interface NodeControl {
@@ -65,6 +66,11 @@ export interface LinkAdministration {
   steer(group: string, link: string, what: 'pause' | 'resume' | 'detach'): Promise<LinkStatus>;
   /** Throws `in-use` for a link that is not active. */
   resync(group: string, link: string, full: boolean): Promise<LinkStatus>;
+  /** Begins to compare both sides. Throws `in-use` and `unavailable` when that cannot be now. */
+  verify(group: string, link: string, request: VerifyRequest): Promise<VerificationStatus>;
+  /** The one under way, or the last one. Throws `not-found`. */
+  verification(group: string, link: string): VerificationStatus;
+  cancelVerify(group: string, link: string): VerificationStatus;
   /** Throws `invalid` for a primary. */
   freeze(group: string): Promise<void>;
   thaw(group: string): Promise<void>;

@@ -46,7 +46,7 @@ export type SnapshotStatus = Static<typeof SnapshotStatus>;
 
 export const OperationStatus = Type.Object({
   id: Type.String(),
-  kind: Type.String({ description: 'restore, replay, detach, refresh, delete or import' }),
+  kind: Type.String({ description: 'restore, replay, detach, refresh, delete, import or verify' }),
   target: Type.String(),
   done: Count,
   total: Count,

@@ -57,6 +57,9 @@ export const PeerStateShape = Type.Object({
   isShort: Type.Boolean(),
   heldBack: orNull(Type.String({ maxLength: 4096 })),
   snapshots: Type.Array(Type.Object({ id: Id, name: Label, lsn: Nat }), { maxItems: MAX_SNAPSHOTS_TOLD }),
+  verifying: Type.Optional(
+    Type.Object({ id: Id, lsn: orNull(Nat), refused: orNull(Type.String({ maxLength: 4096 })) }),
+  ),
 });
 
 /** `proof`: of the server, when the client gave a nonce in the export's name. */
@@ -89,6 +92,8 @@ export const CommandDocument = Type.Union([
   Type.Object({ protocol: Nat, call: Type.Literal('restart'), restart: LogRestartShape }),
   Type.Object({ protocol: Nat, call: Type.Literal('hold'), roundId: Id, lsn: Nat }),
   Type.Object({ protocol: Nat, call: Type.Literal('release'), roundId: Id, complete: Type.Boolean() }),
+  Type.Object({ protocol: Nat, call: Type.Literal('verify'), verifyId: Id }),
+  Type.Object({ protocol: Nat, call: Type.Literal('end-verify'), verifyId: Id }),
 ]);
 export type CommandDocument = Static<typeof CommandDocument>;
 

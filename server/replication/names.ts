@@ -4,6 +4,7 @@
  *   .replication/GROUP/state[?nonce=HEX]
  *   .replication/GROUP/log?session=N
  *   .replication/GROUP/regions/VOLUME?session=N[&round=ID]
+ *   .replication/GROUP/checksums/VOLUME?session=N&verify=ID
  *
  * Over TCP `proof=HEX` follows as the last parameter (see `proof.ts`).
  */
@@ -22,6 +23,13 @@ export type ReplicationTarget =
       readonly session: number;
       /** Without one it takes no regions, and only says which are needed. */
       readonly round: string | undefined;
+    }
+  | {
+      readonly kind: 'checksums';
+      readonly group: string;
+      readonly volume: string;
+      readonly session: number;
+      readonly verify: string;
     };
 
 export interface ReplicationName {
@@ -35,6 +43,8 @@ const STATE = /^\.replication\/([^/?]+)\/state(?:\?nonce=([0-9a-f]{64}))?$/;
 const LOG = /^\.replication\/([^/?]+)\/log\?session=([1-9][0-9]{0,14})$/;
 const REGIONS =
   /^\.replication\/([^/?]+)\/regions\/([^/?]+)\?session=([1-9][0-9]{0,14})(?:&round=([0-9A-Za-z-]{1,64}))?$/;
+const CHECKSUMS =
+  /^\.replication\/([^/?]+)\/checksums\/([^/?]+)\?session=([1-9][0-9]{0,14})&verify=([0-9A-Za-z-]{1,64})$/;
 const PROOF = /[?&]proof=([0-9a-f]{64})$/;
 
 export function formatTarget(target: ReplicationTarget): string {
@@ -48,6 +58,8 @@ export function formatTarget(target: ReplicationTarget): string {
       const round = target.round === undefined ? '' : `&round=${target.round}`;
       return `${base}/regions/${target.volume}?session=${target.session}${round}`;
     }
+    case 'checksums':
+      return `${base}/checksums/${target.volume}?session=${target.session}&verify=${target.verify}`;
     default:
       return target satisfies never;
   }
@@ -71,8 +83,11 @@ function parseTarget(text: string): ReplicationTarget | undefined {
   const [, ofLog, session] = LOG.exec(text) ?? [];
   if (isGroup(ofLog)) return { kind: 'log', group: ofLog, session: Number(session) };
   const [, ofRegions, volume = '', sessionOfRegions, round] = REGIONS.exec(text) ?? [];
-  if (!isGroup(ofRegions)) return undefined;
-  return { kind: 'regions', group: ofRegions, volume, session: Number(sessionOfRegions), round };
+  if (isGroup(ofRegions))
+    return { kind: 'regions', group: ofRegions, volume, session: Number(sessionOfRegions), round };
+  const [, ofChecksums, compared = '', ofSession, verify = ''] = CHECKSUMS.exec(text) ?? [];
+  if (!isGroup(ofChecksums)) return undefined;
+  return { kind: 'checksums', group: ofChecksums, volume: compared, session: Number(ofSession), verify };
 }
 
 function isGroup(text: string | undefined): text is string {

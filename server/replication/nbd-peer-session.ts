@@ -8,8 +8,10 @@ import {
   type RegionContent,
 } from '../../engine/link/peer.ts';
 import type { RegionRun } from '../../engine/map/region-map.ts';
-import { LOG_SECTOR_BYTES, type Lsn } from '../../engine/units.ts';
+import { LOG_SECTOR_BYTES, type Lsn, type RegionIndex } from '../../engine/units.ts';
+import { BASE_ALLOCATION } from '../../protocol/constants.ts';
 import type { NbdClient } from '../nbd-client.ts';
+import { ChecksumConnection } from './checksum-connection.ts';
 import type { CommandDocument } from './documents.ts';
 import { openPeer, type PeerAddress } from './peer-connection.ts';
 import { isSameProof, newNonce, serverProof } from './proof.ts';
@@ -43,8 +45,8 @@ interface RoundConnection {
 }
 
 /**
- * A session of a link over NBD: a connection to the state export, which lasts as long as the session; one to the log, from the hand-over on; and one for each
- * volume that regions go to, opened with the first of a round and kept to its end. When any of them breaks the session is over.
+ * A session of a link over NBD: a connection to the state export, which lasts as long as the session; one to the log, from the hand-over on; one for each
+ * volume that regions go to, opened with the first of a round and kept to its end; and one to the checksums of a volume that is verified. When any of them breaks the session is over.
  */
 export class NbdPeerSession implements PeerSession {
   readonly closed: Promise<string>;
@@ -54,6 +56,7 @@ export class NbdPeerSession implements PeerSession {
   readonly #state: StateClient;
   readonly #clients = new Set<NbdClient>();
   readonly #rounds = new Map<string, RoundConnection>();
+  readonly #checksums: ChecksumConnection;
   #begun: { readonly session: number; readonly log: NbdClient; readonly regionBytes: number } | undefined;
   #over: string | undefined;
   #resolveClosed: (reason: string) => void = () => undefined;
@@ -63,6 +66,14 @@ export class NbdPeerSession implements PeerSession {
     this.#times = times;
     this.#stateConnection = state;
     this.#state = new StateClient(state);
+    this.#checksums = new ChecksumConnection({
+      open: (verify, volume) => {
+        const { session } = this.#requireBegun();
+        const { group } = this.#address;
+        return this.#open({ kind: 'checksums', group, volume, session, verify }, [BASE_ALLOCATION]);
+      },
+      part: (opened) => this.#part(opened),
+    });
     this.closed = new Promise((resolve) => {
       this.#resolveClosed = resolve;
     });
@@ -172,6 +183,28 @@ export class NbdPeerSession implements PeerSession {
     } finally {
       this.#part(opened);
     }
+  }
+
+  async beginVerify(verifyId: string): Promise<void> {
+    await this.#command({ call: 'verify', verifyId });
+  }
+
+  async content(
+    verifyId: string,
+    volume: string,
+    first: RegionIndex,
+    end: RegionIndex,
+  ): Promise<readonly RegionRun[]> {
+    return await this.#ask(this.#checksums.content(verifyId, volume, first, end));
+  }
+
+  async checksums(verifyId: string, volume: string, first: RegionIndex, end: RegionIndex): Promise<Buffer> {
+    return await this.#ask(this.#checksums.checksums(verifyId, volume, first, end));
+  }
+
+  async endVerify(verifyId: string): Promise<void> {
+    this.#checksums.end();
+    await this.#command({ call: 'end-verify', verifyId });
   }
 
   close(): void {

@@ -3,6 +3,9 @@ import type { ReplicaPort } from '../../engine/link/peer.ts';
 
 type Close = (reason: string) => void;
 
+/** Connections that a session has beside that of its state. */
+export type MemberKind = 'log' | 'regions' | 'checksums';
+
 interface Session {
   readonly number: number;
   readonly link: string;
@@ -13,8 +16,8 @@ interface Session {
 }
 
 /**
- * The sessions of links that are open on this node's replicas. Each is a state connection, which began it, a log connection, and one for each volume that a round
- * writes to. It ends with the first of the two former, or when a newer session of its group begins; the rest of its connections are closed then.
+ * The sessions of links that are open on this node's replicas. Each is a state connection, which began it, a log connection, one for each volume that a round
+ * writes to, and one for a volume that is verified. It ends with the first of the two former, or when a newer session of its group begins; the rest of its connections are closed then.
  */
 export class PeerSessions {
   readonly #sessions = new Map<string, Map<number, Session>>();
@@ -32,7 +35,7 @@ export class PeerSessions {
   }
 
   /** Another connection of a session. Throws `unavailable` when that is over. */
-  joined(group: string, number: number, kind: 'log' | 'regions', close: Close): void {
+  joined(group: string, number: number, kind: MemberKind, close: Close): void {
     const session = this.#sessions.get(group)?.get(number);
     if (session === undefined) throw new EngineError('unavailable', `session ${number} is over`);
     if (kind === 'log') session.hasLog = true;

@@ -5,7 +5,7 @@ import { SECTOR_BYTES } from '../../engine/group-spec.ts';
 import { forTheWire } from './wire-errors.ts';
 
 /**
- * What the three kinds of export between nodes have in common: they are no disks, and refuse what only a disk could do. Each write is a job, and `write` is called
+ * What the kinds of export between nodes have in common: they are no disks, and refuse what only a disk could do. Each write is a job, and `write` is called
  * in the order in which requests came.
  */
 export abstract class ReplicationDevice implements BlockDevice {
@@ -55,7 +55,7 @@ export abstract class ReplicationDevice implements BlockDevice {
     return refused('this export has no cache');
   }
 
-  allocation(): Promise<DiskExtent[]> {
+  allocation(_offsetBytes: number, _lengthBytes: number, _maxExtents: number): Promise<DiskExtent[]> {
     return refused('this export has no extents');
   }
 

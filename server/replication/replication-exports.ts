@@ -2,9 +2,11 @@
  * The exports by which a secondary's group takes what its primary sends (rule K8; docs/replication-protocol.md). They are found by their exact names only, and opened by
  * whoever comes over a unix socket, or proves the group's secret.
  */
-import type { Announcement, ReplicaPort } from '../../engine/link/peer.ts';
+import { type Announcement, CHECKSUM_BYTES, type ReplicaPort } from '../../engine/link/peer.ts';
 import {
+  BASE_ALLOCATION,
   NBD_FLAG_HAS_FLAGS,
+  NBD_FLAG_READ_ONLY,
   NBD_FLAG_SEND_FLUSH,
   NBD_FLAG_SEND_TRIM,
   NBD_FLAG_SEND_WRITE_ZEROES,
@@ -13,6 +15,7 @@ import { MAX_PAYLOAD_BYTES, PREFERRED_BLOCK_BYTES } from '../../protocol/limits.
 import type { ExportDirectory, ExportInfo, MetaContext } from '../../protocol/session.ts';
 import type { SelectedContext } from '../contexts.ts';
 import type { OpenedExport, PeerSide } from '../opened-export.ts';
+import { CHECKSUM_PAYLOAD_BYTES, ChecksumsDevice } from './checksums-device.ts';
 import { LogDevice } from './log-device.ts';
 import {
   parseReplicationName,
@@ -20,7 +23,7 @@ import {
   type ReplicationName,
   type ReplicationTarget,
 } from './names.ts';
-import { PeerSessions } from './peer-sessions.ts';
+import { type MemberKind, PeerSessions } from './peer-sessions.ts';
 import { CHALLENGE_PREFIX, clientProof, isSameProof, newNonce, serverProof } from './proof.ts';
 import { NEEDS_CONTEXT, RegionsDevice } from './regions-device.ts';
 import type { ReplicationDevice } from './replication-device.ts';
@@ -54,6 +57,23 @@ const FLAGS: Readonly<Record<ReplicationTarget['kind'], number>> = {
   state: NBD_FLAG_HAS_FLAGS,
   log: NBD_FLAG_HAS_FLAGS | NBD_FLAG_SEND_FLUSH,
   regions: NBD_FLAG_HAS_FLAGS | NBD_FLAG_SEND_FLUSH | NBD_FLAG_SEND_TRIM | NBD_FLAG_SEND_WRITE_ZEROES,
+  checksums: NBD_FLAG_HAS_FLAGS | NBD_FLAG_READ_ONLY,
+};
+
+/** What requests are multiples of. */
+const MINIMUM_BYTES: Readonly<Record<ReplicationTarget['kind'], number>> = {
+  state: 1,
+  log: BLOCK_BYTES,
+  regions: BLOCK_BYTES,
+  checksums: CHECKSUM_BYTES,
+};
+
+/** The contexts of an export, beside that of the challenge. */
+const CONTEXTS: Readonly<Record<ReplicationTarget['kind'], readonly string[]>> = {
+  state: [],
+  log: [],
+  regions: [NEEDS_CONTEXT],
+  checksums: [BASE_ALLOCATION],
 };
 
 /** What a client gets of an export that it may not open, or that is not there. */
@@ -78,7 +98,7 @@ class RefusedExport implements ExportInfo {
 export class ReplicationExport implements OpenedExport {
   readonly description = 'for another node';
   readonly preferredBlockBytes = PREFERRED_BLOCK_BYTES;
-  readonly maximumPayloadBytes = MAX_PAYLOAD_BYTES;
+  readonly maximumPayloadBytes: number;
   readonly image = undefined;
   readonly forKernelDevice = false;
   readonly name: string;
@@ -97,7 +117,8 @@ export class ReplicationExport implements OpenedExport {
     this.contexts = contexts;
     this.peer = peer;
     this.transmissionFlags = FLAGS[kind];
-    this.minimumBlockBytes = kind === 'state' ? 1 : BLOCK_BYTES;
+    this.minimumBlockBytes = MINIMUM_BYTES[kind];
+    this.maximumPayloadBytes = kind === 'checksums' ? CHECKSUM_PAYLOAD_BYTES : MAX_PAYLOAD_BYTES;
   }
 
   get sizeBytes(): number {
@@ -110,6 +131,10 @@ export class ReplicationExport implements OpenedExport {
 
   contextsOf(negotiated: readonly MetaContext[]): SelectedContext[] {
     const { device } = this;
+    if (device instanceof ChecksumsDevice) {
+      const allocation = negotiated.find((context) => context.name === BASE_ALLOCATION);
+      return allocation === undefined ? [] : [{ id: allocation.id, kind: 'allocation' }];
+    }
     if (!(device instanceof RegionsDevice)) return [];
     const found = negotiated.find((context) => context.name === NEEDS_CONTEXT);
     if (found === undefined) return [];
@@ -149,7 +174,7 @@ export class ReplicationExports {
       );
     const made = this.#deviceOf(name.target, group, port, client);
     if (typeof made === 'string') return refused(made);
-    const contexts = name.target.kind === 'regions' ? [NEEDS_CONTEXT, challenge] : [challenge];
+    const contexts = [...CONTEXTS[name.target.kind], challenge];
     return new ReplicationExport(name, made.device, contexts, made.peer);
   }
 
@@ -184,15 +209,13 @@ export class ReplicationExports {
     }
     const volume = group.volumes.get(target.volume);
     if (volume === undefined) return `group ${group.name} has no volume ${target.volume}`;
-    const device = new RegionsDevice({
-      port,
-      session,
-      round: target.round,
-      volume: target.volume,
-      sizeBytes: volume.sizeBytes,
-      regionBytes: group.regionBytes,
-    });
-    return { device, peer: this.#member(group.name, session, 'regions', known.link) };
+    const { sizeBytes } = volume;
+    const of = { port, session, volume: target.volume, sizeBytes, regionBytes: group.regionBytes };
+    const device =
+      target.kind === 'checksums'
+        ? new ChecksumsDevice({ ...of, verifyId: target.verify })
+        : new RegionsDevice({ ...of, round: target.round });
+    return { device, peer: this.#member(group.name, session, target.kind, known.link) };
   }
 
   #state(
@@ -211,7 +234,7 @@ export class ReplicationExports {
     return { device: new StateDevice({ port, proof, begun }), peer: connection };
   }
 
-  #member(group: string, session: number, kind: 'log' | 'regions', link: string): PeerSide {
+  #member(group: string, session: number, kind: MemberKind, link: string): PeerSide {
     let close: (reason: string) => void = () => undefined;
     return {
       link,

@@ -129,6 +129,12 @@ export class StateDevice extends ReplicationDevice {
       case 'release':
         await port.release(this.#requireSession(), command.roundId, command.complete);
         return {};
+      case 'verify':
+        await port.beginVerify(this.#requireSession(), command.verifyId);
+        return {};
+      case 'end-verify':
+        await port.endVerify(this.#requireSession(), command.verifyId);
+        return {};
       default:
         return command satisfies never;
     }
@@ -141,5 +147,11 @@ export class StateDevice extends ReplicationDevice {
 }
 
 function toldState(state: PeerState): StateDocument['state'] {
-  return { ...state, volumes: [...state.volumes], snapshots: [...state.snapshots] };
+  const { verifying, ...told } = state;
+  return {
+    ...told,
+    volumes: [...state.volumes],
+    snapshots: [...state.snapshots],
+    ...(verifying === undefined ? {} : { verifying }),
+  };
 }

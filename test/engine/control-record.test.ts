@@ -34,6 +34,8 @@ const plain: Control[] = [
   { type: 'rename', id, name: 'ü' },
   { type: 'refresh', id, nextId: id, createdAt },
   { type: 'detach', id },
+  { type: 'round', id, linkId: id, createdAt },
+  { type: 'verify', id, linkId: id, createdAt },
 ];
 
 const runs = (control: Control) =>

@@ -61,3 +61,16 @@ t.test('a frozen secondary fills up, says so, and goes on', async (t) => {
   await pair.streaming();
   t.same(await pair.there.fills(), await pair.here.fills());
 });
+
+t.test('a node goes on when its last link is gone', async (t) => {
+  const pair = await LinkedPair.make({ regions: 8 });
+  await pair.here.write(0, 1, 3);
+  await pair.here.group.links.add(link);
+  await pair.streaming();
+  await pair.here.group.links.remove('b');
+  // Past the next look at how much of the log links hold.
+  await pair.pass(3000);
+  await pair.here.write(0, 2);
+  t.same(await pair.here.fills(), [2, 1, 1, 0, 0, 0, 0, 0]);
+  await pair.here.group.close();
+});

@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import t, { type Test } from 'tap';
 import { EngineError } from '../../engine/errors.ts';
 import { runCli } from '../../server/cli/program.ts';
+import type { VerificationView } from '../../server/link-control.ts';
 import { FakeGroup } from '../fixtures/fake-group.ts';
 import { FakeFedReplica, FakeLinks } from '../fixtures/fake-links.ts';
 import { startFakeNode } from '../fixtures/fake-node.ts';
@@ -272,4 +273,95 @@ t.test('a delay goes with a replica', async (t) => {
   const { refuses } = await start(t);
   await refuses('create h --volume v:1M --apply-delay 5m', 2, /--apply-delay goes with --replica/);
   await refuses('create h --volume v:1M --replica --apply-delay 9999d', 2, /from 0 to 315360000/);
+});
+
+t.test('verify, as typed', async (t) => {
+  const { links, node, says, refuses, tidemark } = await start(t);
+  await refuses('verify g', 1, /g has no links/);
+  await says(`link add g ${UNIX} --name a`, /added/);
+  await refuses('verify g --link b', 1, /no link "b"/);
+  await refuses('verify g --rate fast', 2, /rate/);
+  await refuses('verify g --cancel', 1, /was not verified/);
+  const running: VerificationView = {
+    id: 'x',
+    state: 'running',
+    mark: false,
+    rateBytesPerSecond: 0,
+    begunAt: '2026-01-01T00:00:00.000Z',
+    waitsFor: 'the link to stream',
+    lsn: undefined,
+    done: 0,
+    total: 512,
+    checksumBytes: 0,
+    volumes: [{ name: 'v', regionsCompared: 0, regionsDiffering: 0, runs: [] }],
+    regionsDiffering: 0,
+    marked: false,
+    error: undefined,
+  };
+  const done: VerificationView = {
+    ...running,
+    state: 'done',
+    waitsFor: undefined,
+    lsn: 77,
+    done: 512,
+    checksumBytes: 4096,
+    volumes: [{ name: 'v', regionsCompared: 256, regionsDiffering: 0, runs: [] }],
+  };
+  links.verifications = [running, running, done];
+  await says(
+    'verify g',
+    'link a: 0/512 regions, waits for: the link to stream\nlink a: no difference; 256 regions compared at LSN 77, 4 KiB of checksums\n',
+  );
+  const runs = [
+    { first: 3, end: 5 },
+    { first: 9, end: 10 },
+  ];
+  const unlike: VerificationView = {
+    ...done,
+    regionsDiffering: 3,
+    volumes: [{ name: 'v', regionsCompared: 256, regionsDiffering: 3, runs }],
+  };
+  links.verifications = [unlike];
+  t.match(await tidemark('verify', 'g', '--rate', '1M'), {
+    status: 1,
+    out: 'link a: 3 regions differ; 256 regions compared at LSN 77, 4 KiB of checksums\nvolume v: 3 regions differ: 3-4, 9\n',
+    complaint: /what link a leads to differs: verify --mark/,
+  });
+  links.verifications = [{ ...unlike, mark: true, marked: true }];
+  await says('verify g --mark', /3 regions differ.*; they are marked, and copied now\n/);
+  t.strictSame(links.verified, [
+    { name: 'a' },
+    { name: 'a', rateBytesPerSecond: MIB },
+    { name: 'a', mark: true },
+  ]);
+  const error = new EngineError('unavailable', 'the connection to the secondary is over: lost');
+  links.verifications = [{ ...unlike, state: 'failed', error }];
+  t.match(await tidemark('verify', 'g'), {
+    status: 1,
+    out: /^link a: 3 regions differ so far; /,
+    complaint: /link a: the connection to the secondary is over: lost/,
+  });
+  t.match(await node.client.verification('g', 'a'), {
+    link: 'a',
+    state: 'failed',
+    volumes: [
+      {
+        runs: [
+          { region: 3, count: 2 },
+          { region: 9, count: 1 },
+        ],
+      },
+    ],
+    error: { code: 'unavailable' },
+  });
+  await says('verify g --cancel', '');
+  t.equal(links.cancelled, 1);
+  links.refusal = new EngineError('in-use', 'link a is paused: resume it first');
+  t.match(await tidemark('verify', 'g', '--json'), {
+    status: 1,
+    out: '{\n  "verifications": []\n}\n',
+    complaint: /paused/,
+  });
+  await t.rejects(node.client.verifyLink('g', 'a', { rateBytesPerSecond: -1 }), { code: 'invalid' });
+  await t.rejects(node.client.verifyLink('g', 'b', {}), { code: 'not-found' });
 });

@@ -92,6 +92,13 @@ t.test('names of exports', async (t) => {
     { kind: 'log', group: 'db-1.x', session: 999_999_999_999_999 },
     { kind: 'regions', group: 'g', volume: 'v_1', session: 1, round: undefined },
     { kind: 'regions', group: 'g', volume: 'v', session: 1, round: '00000000-0000-4000-8000-000000000000' },
+    {
+      kind: 'checksums',
+      group: 'g',
+      volume: 'v_1',
+      session: 12,
+      verify: '00000000-0000-4000-8000-000000000000',
+    },
   ];
   for (const target of targets) {
     const canonical = formatTarget(target);
@@ -109,6 +116,11 @@ t.test('names of exports', async (t) => {
     '.replication/g/regions/v?round=r',
     '.replication/g/regions/v?session=1&round=',
     '.replication/g/regions/?session=1',
+    '.replication/g/checksums/v?session=1',
+    '.replication/g/checksums/v?session=1&verify=',
+    '.replication/g/checksums/v?session=1&verify=x&verify=y',
+    '.replication/g/checksums/?session=1&verify=x',
+    `.replication/g/checksums/v?session=1&verify=${'x'.repeat(65)}`,
     '.replication/../state',
     `.replication/g/state?proof=${proof}&proof=${proof}`,
   ])

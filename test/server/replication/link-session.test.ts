@@ -7,7 +7,12 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import t, { type Test } from 'tap';
 import { EngineError } from '../../../engine/errors.ts';
-import type { PeerSession, RegionContent } from '../../../engine/link/peer.ts';
+import {
+  CHECKSUM_BYTES,
+  MAX_CHECKSUMS,
+  type PeerSession,
+  type RegionContent,
+} from '../../../engine/link/peer.ts';
 import { NBD_CMD_READ, NBD_CMD_WRITE, NBD_EINVAL, NBD_ENOSPC } from '../../../protocol/constants.ts';
 import { formatNbdUri, type NbdUri } from '../../../protocol/uri.ts';
 import { EventLog } from '../../../server/events.ts';
@@ -213,11 +218,12 @@ t.test('K8: a newer session ends the older one', async (t) => {
 });
 
 t.test('any connection that breaks ends the session', async (t) => {
-  for (const broken of ['state', 'log', 'regions']) {
+  for (const broken of ['state', 'log', 'regions', 'checksums']) {
     const { replica, connect, server } = await serve(t);
     const session = await connect();
     await session.begin(announcement());
     await session.writeRegions('r', 'v', [{ region: 0, bytes: undefined }]);
+    await session.checksums('x', 'v', 0, 1);
     await server.closeSessions(({ exportName }) => exportName.startsWith(`.replication/g/${broken}`));
     t.match(await session.closed, /./, broken);
     await until(() => server.sessions().length === 0 && replica.calls.includes('ended 1'));
@@ -455,4 +461,109 @@ t.test('K13: a link never waits for what clients hold', async (t) => {
   await session.append(64, randomBytes(32 << 20));
   t.equal(replica.appended[0]?.bytes.length, 32 << 20, 'more than was left');
   t.equal(server.permits.freeBytes, held);
+});
+
+t.test('checksums of a verification', async (t) => {
+  const { replica, connect, server } = await serve(t, { volumeBytes: 64 << 20 });
+  const session = await connect();
+  await session.begin(announcement());
+  for (const [region, sum] of [
+    [3, 0xa0],
+    [4, 0xa1],
+    [9, 0xa2],
+    [16_383, 0xa3],
+  ] as const)
+    replica.contents.set(region, sum);
+  await session.beginVerify('v-1');
+  t.strictSame(await session.content('v-1', 'v', 0, 16_384), [
+    { first: 3, end: 5 },
+    { first: 9, end: 10 },
+    { first: 16_383, end: 16_384 },
+  ]);
+  t.strictSame(await session.content('v-1', 'v', 4, 10), [
+    { first: 4, end: 5 },
+    { first: 9, end: 10 },
+  ]);
+  const sums = await session.checksums('v-1', 'v', 3, 10);
+  t.strictSame(
+    [...sums],
+    [0xa0, 0xa1, 0, 0, 0, 0, 0xa2].flatMap((sum) => Array(CHECKSUM_BYTES).fill(sum)),
+  );
+  t.equal((await session.checksums('v-1', 'v', 0, MAX_CHECKSUMS)).length, MAX_CHECKSUMS * CHECKSUM_BYTES);
+  t.match(
+    server.sessions().map(({ exportName, link }) => `${exportName} ${link}`),
+    [/state there/, /log/, '.replication/g/checksums/v?session=1&verify=v-1 there'],
+  );
+  // More runs than one answer has extents.
+  replica.contents.clear();
+  for (let region = 0; region < 16_384; region += 3) replica.contents.set(region, 1);
+  t.equal((await session.content('v-1', 'v', 0, 16_384)).length, Math.ceil(16_384 / 3));
+  await session.endVerify('v-1');
+  await until(() => server.sessions().length === 2);
+  t.strictSame(
+    replica.calls.filter((call) => /Verify/.test(call)),
+    ['beginVerify v-1', 'endVerify v-1'],
+  );
+  replica.refusals.set('beginVerify', new EngineError('unavailable', 'it is frozen'));
+  await t.rejects(session.beginVerify('v-2'), { code: 'unavailable', message: 'it is frozen' });
+  replica.refusals.set('checksums', new EngineError('unavailable', 'no image of that'));
+  await t.rejects(session.checksums('v-2', 'v', 0, 1), { code: 'unavailable', message: /no image of that/ });
+  replica.refusals.set('content', new EngineError('disk', 'a bad sector', { errno: 'EIO' }));
+  await t.rejects(session.content('v-2', 'v', 0, 1), { code: 'disk', message: /bad sector/ });
+  await t.rejects(session.content('v-2', 'w', 0, 1), { code: 'unavailable', message: /no volume w/ });
+  t.match(await session.state(), replica.told);
+  replica.told = { ...replica.told, verifying: { id: 'v-2', lsn: null, refused: 'why' } };
+  t.strictSame(await session.state(), replica.told);
+});
+
+t.test('what is no checksum is refused, and changes nothing', async (t) => {
+  const { replica, connect, client, tcp } = await serve(t);
+  const name = (rest: string) => `.replication/g/checksums/${rest}`;
+  const refused = async (rest: string, message: RegExp) =>
+    t.rejects(client(name(rest)), { code: 'refused', message }, rest);
+  await refused('v?session=1&verify=x', /session 1 of group g is over/);
+  const session = await connect();
+  await session.begin(announcement());
+  for (const rest of [
+    'v',
+    'v?session=1',
+    'v?verify=x&session=1',
+    'v?session=1&verify=',
+    'v?session=1&verify=a/b',
+  ])
+    await refused(rest, /no export/);
+  await refused('v?session=2&verify=x', /session 2 of group g is over/);
+  await refused('w?session=1&verify=x', /no volume w/);
+  await t.rejects(NbdClient.connect({ ...tcp, exportName: name('v?session=1&verify=x') }, { contexts: [] }), {
+    code: 'refused',
+    message: /--secret-file.*NBD_REP_ERR_POLICY/,
+  });
+  const opened = await client(name('v?session=1&verify=x'), { contexts: ['base:allocation'] });
+  // 256 regions.
+  t.equal(opened.sizeBytes, 256 * CHECKSUM_BYTES);
+  const before = replica.calls.length;
+  for (const [offset, length] of [
+    [0, 8],
+    [8, CHECKSUM_BYTES],
+    [0, 257 * CHECKSUM_BYTES],
+    [256 * CHECKSUM_BYTES, CHECKSUM_BYTES],
+    [0, (MAX_CHECKSUMS + 1) * CHECKSUM_BYTES],
+    [2 ** 52, CHECKSUM_BYTES],
+  ] as const) {
+    await t.rejects(opened.readBuffer(offset, length), /EINVAL/, `${length} at ${offset}`);
+    await t.rejects(opened.blockStatus(offset, length), /EINVAL/, `${length} at ${offset}`);
+  }
+  await t.rejects(opened.write(Buffer.alloc(CHECKSUM_BYTES), 0), /EPERM/);
+  await t.rejects(opened.trim(0, CHECKSUM_BYTES), /EPERM/);
+  await t.rejects(opened.writeZeroes(0, CHECKSUM_BYTES), /EPERM/);
+  await t.rejects(opened.flush(), /EINVAL/);
+  await t.rejects(opened.cache(0, CHECKSUM_BYTES), /EINVAL/);
+  t.equal(replica.calls.length, before);
+  t.strictSame([...(await opened.readBuffer(0, CHECKSUM_BYTES))], Array(CHECKSUM_BYTES).fill(0));
+  // Its end is no end of the session.
+  await opened.disconnect();
+  await session.append(64, Buffer.alloc(512));
+  session.close();
+  await until(() => replica.calls.includes('ended 1'));
+  await refused('v?session=1&verify=x', /session 1 of group g is over/);
 });

@@ -1,6 +1,8 @@
 /** Two nodes, and NBD between them: a group and its replica, as clients and operators meet them. */
+import { open } from 'node:fs/promises';
 import { join } from 'node:path';
 import t, { type Test } from 'tap';
+import { runCli } from '../../../server/cli/program.ts';
 import { ControlClient } from '../../../server/control/client.ts';
 import type { LinkStatus } from '../../../server/control/link-schemas.ts';
 import { NbdClient } from '../../../server/nbd-client.ts';
@@ -169,3 +171,74 @@ t.test('a frozen secondary shows what it showed, and catches up', async (t) => {
   await untilEqual(primary, secondary);
   t.equal(await letters(secondary, 'g/v'), 'fBCDE');
 });
+
+t.test(
+  'verify: what differs underneath is found by checksums, mended when asked, and then not there',
+  async (t) => {
+    const { primary, secondary } = await pair(t);
+    const said: string[] = [];
+    const complaints: string[] = [];
+    const tidemark = (...args: string[]): Promise<number> =>
+      runCli([...args, '--state', primary.folder], {
+        output: { line: (text) => said.push(text), raw: (text) => said.push(text), isTerminal: false },
+        complain: (text) => complaints.push(text),
+      });
+    t.equal(await tidemark('verify', 'g'), 0);
+    t.match(said.splice(0), [/^link l: no difference; 5 regions compared at LSN \d+, 80 B of checksums$/]);
+    const image = await open(join(secondary.folder, 'groups', 'g', 'volumes', 'v.img'), 'r+');
+    t.teardown(() => image.close());
+    await image.write(Buffer.from('x'), 0, 1, 2 * REGION + 1234);
+    t.equal(await tidemark('verify', 'g', '--link', 'l'), 1);
+    t.match(said.splice(0), [
+      /^link l: 1 regions differ; 5 regions compared/,
+      'volume v: 1 regions differ: 2',
+    ]);
+    t.match(complaints, [/tidemark: what link l leads to differs: verify --mark/]);
+    const before = (await linkOf(primary)).regionsResynced;
+    t.equal(await tidemark('verify', 'g', '--mark', '--rate', '10M', '--json'), 0);
+    t.match(JSON.parse(said.splice(0).join('\n')), {
+      verifications: [
+        {
+          link: 'l',
+          state: 'done',
+          regionsDiffering: 1,
+          marked: true,
+          volumes: [{ name: 'v', regionsCompared: 5, runs: [{ region: 2, count: 1 }] }],
+          error: null,
+        },
+      ],
+    });
+    const after = await untilEqual(primary, secondary);
+    t.equal(after.regionsResynced - before, 1, 'that region and no other');
+    t.equal(await tidemark('verify', 'g'), 0);
+    t.equal(await letters(secondary, 'g/v'), 'ABCDE');
+    // While clients write: nothing of that is a difference.
+    const { signal, stop } = stopper();
+    const writing = writeOn(primary, signal);
+    for (let times = 0; times < 3; times++) t.equal(await tidemark('verify', 'g'), 0, `${complaints}`);
+    stop();
+    await writing;
+    await untilEqual(primary, secondary);
+    t.equal((await primary.control.group('g')).operations.length, 0);
+  },
+);
+
+function stopper(): { readonly signal: { stopped: boolean }; readonly stop: () => void } {
+  const signal = { stopped: false };
+  return {
+    signal,
+    stop: () => {
+      signal.stopped = true;
+    },
+  };
+}
+
+/** No faster than the link takes it: one that overflows ends what is under way. */
+async function writeOn(node: Node, signal: { readonly stopped: boolean }): Promise<void> {
+  await withExport(node, 'g/v', async (client) => {
+    for (let count = 0; !signal.stopped; count++) {
+      await client.write(Buffer.alloc(4096, count), ((count * 7) % 80) * 4096);
+      if (count % 16 === 0) while ((await linkOf(node)).lagBytes > 0 && !signal.stopped);
+    }
+  });
+}

@@ -77,4 +77,18 @@ export const LINK_MUTANTS: readonly Mutant[] = [
     },
     maxRuns: 500,
   },
+  {
+    name: 'a secondary tells checksums of what it has now, and not of the image at the record',
+    rule: 'K10',
+    cluster: true,
+    edits: [
+      edit(
+        'replica/verifying.ts',
+        'return checksumsOf(this.#state, volume, layer, first, end, isOver);',
+        'return checksumsOf(this.#state, volume, undefined, first, end, isOver);',
+      ),
+    ],
+    prefer: { weights: { verify: 20, write: 60, freeze: 0 } },
+    maxRuns: 1000,
+  },
 ];

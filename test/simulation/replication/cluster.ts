@@ -49,6 +49,8 @@ export class Cluster {
   readonly #down = new Map<number, number>();
   readonly #cut = new Map<number, number>();
   #wrong: Error | undefined;
+  /** Under way on the primary, by the id of each. */
+  readonly verifications = new Set<string>();
   bytesShipped = 0;
   regionsMoved = 0;
 

@@ -29,6 +29,7 @@ const WEIGHTS: Readonly<Record<ClusterOperationName, number>> = {
   slow: 1,
   pause: 1.5,
   resume: 2,
+  verify: 2,
   equal: 1.5,
 };
 
@@ -126,6 +127,7 @@ function drawer(
       case 'refresh':
       case 'pause':
       case 'resume':
+      case 'verify':
         return { op, pick: pick(), steps };
       case 'restore':
         return {

@@ -143,7 +143,7 @@ class SimSession implements PeerSession {
   #session: number | undefined;
   #broken: string | undefined;
   #resolveClosed: (reason: string) => void = () => {};
-  /** Messages on their way, by connection: the log's, that of the regions, and everything else. */
+  /** Messages on their way, by connection: the log's, that of the regions, that of checksums, and everything else. */
   readonly #queues = new Map<string, (() => void)[]>();
   readonly #hurt = new Set<(error: EngineError) => void>();
 
@@ -211,6 +211,22 @@ class SimSession implements PeerSession {
 
   needs(volume: string): Promise<readonly RegionRun[]> {
     return this.#call('state', async () => this.#port.needs(this.#number, volume));
+  }
+
+  beginVerify(verifyId: string): Promise<void> {
+    return this.#call('state', () => this.#port.beginVerify(this.#number, verifyId));
+  }
+
+  content(verifyId: string, volume: string, first: number, end: number): Promise<readonly RegionRun[]> {
+    return this.#call('checksums', () => this.#port.content(this.#number, verifyId, volume, first, end));
+  }
+
+  checksums(verifyId: string, volume: string, first: number, end: number): Promise<Buffer> {
+    return this.#call('checksums', () => this.#port.checksums(this.#number, verifyId, volume, first, end));
+  }
+
+  endVerify(verifyId: string): Promise<void> {
+    return this.#call('state', () => this.#port.endVerify(this.#number, verifyId));
   }
 
   close(): void {

@@ -25,6 +25,8 @@ export type ClusterOperation = { readonly steps: number } & (
   /** Messages to a secondary take that many times as long. */
   | { readonly op: 'slow'; node: number; factor: number }
   | { readonly op: 'pause' | 'resume'; pick: number }
+  /** Begins to compare the two sides of a link, beside everything else. */
+  | { readonly op: 'verify'; pick: number }
   /** Until every link streams and every secondary has everything. */
   | { readonly op: 'equal' }
 );

@@ -10,6 +10,7 @@ import { Cluster } from './cluster.ts';
 import type { RecordedSnapshot } from './history.ts';
 import type { SimNode } from './node.ts';
 import type { ClusterOperation, ClusterPlan } from './plan.ts';
+import { beginVerify } from './verify.ts';
 
 /** How long is waited for a request that something may hold up. */
 const HELD_STEPS = 2000;
@@ -127,6 +128,9 @@ export class ClusterWorld {
       case 'pause':
       case 'resume':
         await this.#pauseOrResume(operation.op, operation.pick);
+        return;
+      case 'verify':
+        await this.#ended('a look for a link', beginVerify(cluster, operation.pick));
         return;
       case 'equal':
         await this.#equal();
@@ -389,6 +393,7 @@ export class ClusterWorld {
     if (node !== 0) return;
     cluster.controls = 0;
     cluster.asked = undefined;
+    cluster.verifications.clear();
     await cluster.until('a primary that starts', () => cluster.group !== undefined);
     await this.#afterCrash(power);
   }
@@ -469,6 +474,12 @@ export class ClusterWorld {
   async #finish(): Promise<void> {
     const { cluster } = this;
     await this.#equal();
+    await cluster.until('an end of all verifications', () => cluster.verifications.size === 0);
+    // Where nothing was damaged, and nobody disturbs it, a comparison comes to its end.
+    for (const [pick] of (cluster.group?.links.views() ?? []).entries()) {
+      await this.#ended('a look for a link', beginVerify(cluster, pick));
+      await cluster.until('an end of the last verifications', () => cluster.verifications.size === 0);
+    }
     for (const node of cluster.nodes) beginCheck(cluster, node);
     await cluster.steps(500);
     for (const node of [...cluster.nodes].reverse())
