@@ -112,6 +112,22 @@ t.test('a record comes back as it went', async (t) => {
   t.same(again.record, record);
   t.equal(again.outdated, false);
   t.throws(() => encodeRecord({ ...record, nodes: [{ ...snapshot, stores: ['none'] }] }), /bug/);
+  const { upstream, restart } = replica;
+  for (const [what, strange] of Object.entries({
+    'a peer without a UUID': {
+      ...record,
+      links: record.links.map((link) => ({ ...link, peerId: 'node-b' })),
+    },
+    'a link without one': {
+      ...secondary,
+      replica: { ...replica, upstream: { ...upstream, linkId: 'link-1' } },
+    },
+    'a group without one': { ...secondary, replica: { ...replica, restart: { ...restart, groupId: 'x' } } },
+    'a generation that no log has': { ...record, generation: { ...record.generation, number: 2 ** 32 } },
+    'no LSN': { ...record, checkpointLsn: 2 ** 53 },
+    'the wrong role': { ...secondary, role: 'primary' },
+  }))
+    t.throws(() => encodeRecord(strange as typeof record), /bug/, `${what}: it could not be read again`);
 });
 
 const MAY_BE_NULL = ['logLsn', 'peerId', 'upstream', 'resync', 'restart', 'guardId'];
