@@ -401,6 +401,7 @@ export class Group {
       bug: (error) => this.#failure.broke(error),
       until: (holds) => this.#changes.until(holds),
       isClosing: () => this.#closing !== undefined || this.failure !== undefined,
+      failure: () => this.failure,
       freed: () => this.#background.poke(),
     });
   }

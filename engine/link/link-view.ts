@@ -81,7 +81,7 @@ function standing(
   if (wanted === 'detached')
     return { state: 'detached', reason: 'it is detached', waitsFor: 'resume: what it lacks is copied then' };
   if (connection?.peer === undefined) {
-    const next = isRetrying ? 'it tries again by itself' : 'it waits for the secondary to answer';
+    const next = isRetrying ? 'the next try, which comes by itself' : 'the secondary to answer';
     return {
       state: problem?.refused === true ? 'failed' : 'connecting',
       reason: problem?.reason,
@@ -93,6 +93,6 @@ function standing(
   return {
     state: 'resync',
     reason: connection.obstacle ?? what,
-    waitsFor: 'streaming, when nothing is left',
+    waitsFor: 'the last regions; it is streaming then',
   };
 }

@@ -49,7 +49,9 @@ export interface RoundHost {
   readonly adopted: (lsn: Lsn) => Promise<void>;
   /** Marks what the secondary said that it needs (rule K10). */
   readonly markNeeds: (peer: PeerState) => Promise<void>;
-  readonly delay: (ms: number) => Promise<void>;
+  /** Resolves after so long, or when `isOver`. Rejects when the connection is over before. */
+  readonly delay: (ms: number, isOver: () => boolean) => Promise<void>;
+  /** The secondary has these durably. */
   readonly moved: (regions: number, bytes: number) => void;
 }
 
@@ -100,6 +102,7 @@ export async function runRound(parts: RoundParts, restarts: boolean): Promise<bo
 interface Sent {
   readonly volume: GroupVolume;
   readonly regions: readonly RegionIndex[];
+  readonly bytes: number;
 }
 
 /** Sends the regions of a round. */
@@ -150,7 +153,7 @@ class Sender {
   }
 
   async #send(volume: GroupVolume, regions: readonly RegionIndex[]): Promise<void> {
-    const { session, host, link } = this.#parts;
+    const { session } = this.#parts;
     const contents: RegionContent[] = [];
     for (const region of regions) contents.push(await this.#read(volume, region));
     const bytes = contents.reduce((sum, content) => sum + (content.bytes?.length ?? ZERO_REGION_BYTES), 0);
@@ -160,11 +163,21 @@ class Sender {
     done.catch(() => {});
     this.#flight.push({ bytes, done });
     this.#flightBytes += bytes;
-    this.#unsynced.push({ volume, regions });
+    this.#unsynced.push({ volume, regions, bytes });
     this.#unsyncedBytes += bytes;
-    host.moved(regions.length, bytes);
-    const delayMs = this.#pace.delayMs(bytes, link.settings.rateBytesPerSecond);
-    if (delayMs > 0) await host.delay(delayMs);
+    await this.#slowDown(bytes);
+  }
+
+  /** As long as the link's rate says after a piece of `bytes`, whatever the rate becomes meanwhile. */
+  async #slowDown(bytes: number): Promise<void> {
+    const { host, link } = this.#parts;
+    const rate = () => link.settings.rateBytesPerSecond;
+    for (let spent = bytes; ; spent = 0) {
+      const seen = rate();
+      const delayMs = this.#pace.delayMs(spent, seen);
+      if (delayMs <= 0) return;
+      await host.delay(delayMs, () => rate() !== seen);
+    }
   }
 
   async #read(volume: GroupVolume, region: RegionIndex): Promise<RegionContent> {
@@ -183,11 +196,14 @@ class Sender {
 
   /** What was sent is durable there: its bits go. */
   async #sync(): Promise<void> {
-    const { session, link } = this.#parts;
+    const { session, link, host } = this.#parts;
     while (this.#flight.length > 0) await this.#land();
     if (this.#unsynced.length === 0) return;
     await session.syncRegions(this.#roundId);
-    for (const { volume, regions } of this.#unsynced) link.dcm.sent(volume.index, regions);
+    for (const { volume, regions, bytes } of this.#unsynced) {
+      link.dcm.sent(volume.index, regions);
+      host.moved(regions.length, bytes);
+    }
     this.#unsynced = [];
     this.#unsyncedBytes = 0;
   }

@@ -36,6 +36,9 @@ export function peerStateOf(parts: ReplicaParts): PeerState {
 /** Why what is there is not applied, or undefined. */
 export function heldBackOf({ state, host, admission }: ReplicaParts): string | undefined {
   const { frozen, horizonLsn, applyDelaySeconds } = replicaOf(state);
+  const failure = host.failure();
+  // Of a bug it has the stack, which is for the node's own events.
+  if (failure !== undefined) return `it has failed: ${failure.split('\n', 1)[0]}`;
   if (frozen && horizonLsn < state.log.endLsn) return 'frozen: see thaw';
   if (admission.isDelayed) return `delayed: records are applied ${applyDelaySeconds} s after they came`;
   return admission.problem ?? host.applier.stall;
