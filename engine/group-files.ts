@@ -206,6 +206,7 @@ function newReplica({ applyDelaySeconds }: ReplicaSpec, firstLsn: Lsn): ReplicaR
     upstream: null,
     horizonLsn: firstLsn,
     resync: { guardId: null },
+    oldImage: null,
     needs: { version: 0, volumes: [] },
     restart: null,
     frozen: false,

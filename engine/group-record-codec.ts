@@ -118,6 +118,9 @@ const linkFields = object({
   mode: oneOf('async', 'memory', 'sync'),
   onLost: oneOf('go-on', 'block'),
   onFull: oneOf('dcm', 'block', 'detach'),
+  resync: oneOf('auto', 'manual'),
+  resyncAllowed: flag,
+  orderedOnly: flag,
   limitBytes: count,
   limitSeconds: count,
   rateBytesPerSecond: count,
@@ -129,6 +132,7 @@ const replicaFields = object({
   upstream: either(object({ linkId: uuid, linkName: text, memberId: uuid }), nothing),
   horizonLsn: count,
   resync: either(object({ guardId: either(uuid, nothing) }), nothing),
+  oldImage: either(object({ guardId: either(uuid, nothing) }), nothing),
   needs: object({ version: count, volumes: volumeSet }),
   restart: either(object({ lsn: count, chain: u32, groupId: uuid, generation: generationFields }), nothing),
   frozen: flag,
@@ -243,9 +247,10 @@ function contradictionIn({ nodes, replica, role }: RecordJson): string | undefin
   // Records that are barriers have LSNs of their own, but a snapshot taken between batches shares one with the record after it.
   if (nodes.some((node, index) => node.lsn < (nodes[index - 1]?.lsn ?? 0)))
     return 'the chain is out of order';
-  return (replica !== null) === (role === 'secondary')
-    ? undefined
-    : 'its role is not what it keeps as a replica';
+  if ((replica !== null) !== (role === 'secondary')) return 'its role is not what it keeps as a replica';
+  if (replica !== null && replica.resync !== null && replica.oldImage !== null)
+    return 'a resync of it is complete and under way at once';
+  return undefined;
 }
 
 /** Before version 3 a group had no other member. Its own id is as good as any for the only one. */

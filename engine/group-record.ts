@@ -106,6 +106,11 @@ export interface LinkRecord {
   readonly onLost: 'go-on' | 'block';
   /** What it does when it holds the log back past its limit (rule K6). */
   readonly onFull: 'dcm' | 'block' | 'detach';
+  /** Whether regions are copied by themselves, or when its operator says so; and that he has, for the resync that is under way or comes next. */
+  readonly resync: 'auto' | 'manual';
+  readonly resyncAllowed: boolean;
+  /** Changes whose regions would have to be copied to its secondary, out of the order of the log, are refused ([0079]). */
+  readonly orderedOnly: boolean;
   /** Log kept for it at most, in bytes; 0: half of the ring. And in seconds; 0: as long as that lasts. */
   readonly limitBytes: number;
   readonly limitSeconds: number;
@@ -130,6 +135,11 @@ export interface ReplicaRecord {
   readonly horizonLsn: Lsn;
   /** Regions come out of order (rule K9). `guardId`: the layer that readers get meanwhile; null: there is no consistent image yet. */
   readonly resync: { readonly guardId: string | null } | null;
+  /**
+   * A resync is complete, and readers see the image from before, that layer or nothing, until what is at the horizon is as old as the delay (rule K12):
+   * nothing beyond it is admitted before. Never together with `resync`.
+   */
+  readonly oldImage: { readonly guardId: string | null } | null;
   /** Names of volumes that have a map of needed regions, `replica/VOLUME.needs` (rule K10), and the number that tells them from earlier ones. */
   readonly needs: { readonly version: number; readonly volumes: readonly string[] };
   /** The log is being restarted there; a start carries that through (rule L5). */

@@ -88,6 +88,8 @@ export async function recover(
     // A process that was killed while it left direct mode may have left direct writes in the page cache alone, which lie before all that is logged (L4).
     if (found.batches.length > 0 || needsLog(state))
       for (const volume of state.volumes) await volume.disk.sync();
+    // A secondary always logs: what it gets is a log.
+    if (replica !== null) await found.log.allocate();
     return { state, effects, batches, controls, needs, warnings };
   } catch (error) {
     await undoAll(opening.undo);
@@ -130,10 +132,11 @@ function belowHorizon(batches: readonly LogBatch[], horizonLsn: Lsn): readonly L
   );
 }
 
-/** The guard is needed again, and shown (rule K9); and what is needed is known. */
+/** The guard is needed again, and shown (rules K9, K12); and what is needed is known. */
 async function openReplica({ state, undo }: Opening, replica: ReplicaRecord): Promise<Needs> {
-  if (replica.resync !== null) {
-    const { guardId } = replica.resync;
+  const shown = replica.resync ?? replica.oldImage;
+  if (shown !== null) {
+    const { guardId } = shown;
     const guard = state.chain.layers.find((layer) => layer.id === guardId);
     if (guardId !== null && guard === undefined)
       throw new EngineError('corrupt', 'the record shows a layer that it has not');

@@ -41,6 +41,8 @@ export interface VolumeSpec {
 export const MAX_VOLUMES_PER_GROUP = 64;
 /** Regions of a volume at most, 4 PiB at 64 KiB: their index of pages takes 20 MB, and the map at most 8 GiB when all are scattered. */
 export const MAX_REGIONS_PER_VOLUME = 2 ** 36;
+/** Of a secondary, at most: ten years, so that its end is a date that can be told. */
+const MAX_APPLY_DELAY_SECONDS = 3650 * 86_400;
 /** What every disk and every client counts in, in bytes. */
 export const SECTOR_BYTES = 512;
 
@@ -82,6 +84,15 @@ export function checkGroupSpec(spec: GroupSpec): void {
     else if (volume.file === undefined) throw invalid(`volume ${volume.name} needs a size`);
   }
   checkLogSpec(spec, files);
+  if (spec.replica?.applyDelaySeconds !== undefined) checkApplyDelay(spec.replica.applyDelaySeconds);
+}
+
+/** Throws `invalid`. */
+export function checkApplyDelay(seconds: number): void {
+  if (Number.isSafeInteger(seconds) && seconds >= 0 && seconds <= MAX_APPLY_DELAY_SECONDS) return;
+  throw invalid(
+    `an apply delay of ${seconds} seconds: it is a whole number from 0 to ${MAX_APPLY_DELAY_SECONDS}`,
+  );
 }
 
 /** `files`: those of the volumes, by path. */

@@ -100,6 +100,7 @@ export class Group {
       controls: this.#controls,
       applied: (lsn) => this.#applied(lsn),
       gaveUp: () => this.#retryNow(),
+      checkRestore: (plan) => this.links.checkRestore(plan),
       check: () => this.#check(),
       isSecondary: record.replica !== null,
     });
@@ -165,8 +166,6 @@ export class Group {
         memoryBytes: options.memoryBytes ?? DEFAULT_GROUP_MEMORY_BYTES,
         emit: options.onEvent ?? (() => {}),
       });
-      // A secondary always logs: what it gets is a log.
-      if (opened.record.replica !== null) await recovered.state.log.allocate();
       return new Group(opened, recovered, options);
     } catch (error) {
       await closeParts(opened);
@@ -252,12 +251,18 @@ export class Group {
     return this.#snapshots.detach(name);
   }
 
+  /** Throws as `restore`, but for what force would overcome. */
   planRestore(name: string, options: { readonly volume?: string } = {}): RestorePlan {
+    if (this.replica !== undefined) throw this.replica.restoreRefusal;
     return this.#snapshots.plan(name, options);
   }
 
-  restore(name: string, options: { readonly volume?: string } = {}): Promise<RestoreResult> {
-    if (this.replica !== undefined) return this.#refused('the group is restored');
+  /** `force`: also where a link would refuse it ([0079]). */
+  restore(
+    name: string,
+    options: { readonly volume?: string; readonly force?: boolean } = {},
+  ): Promise<RestoreResult> {
+    if (this.replica !== undefined) return Promise.reject(this.replica.restoreRefusal);
     return this.#snapshots.restore(name, options);
   }
 

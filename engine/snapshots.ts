@@ -50,6 +50,8 @@ export interface SnapshotsHost {
   readonly applied: (lsn: Lsn) => Promise<void>;
   /** Something was given up: there may be space, and there is work. */
   readonly gaveUp: () => void;
+  /** Throws `in-use` why a restore is refused unless it is forced. */
+  readonly checkRestore: (plan: RestorePlan) => void;
   /** Throws why the group takes no changes. */
   readonly check: () => void;
 }
@@ -255,9 +257,12 @@ export class Snapshots {
 
   /**
    * Restores the group, or one volume, from a snapshot. When it resolves, its record is durable and every read shows the snapshot ([0047]); the
-   * regions follow in the background. An undo snapshot is taken with it. Throws `not-found`, `unavailable`.
+   * regions follow in the background. An undo snapshot is taken with it. Throws `not-found`, `unavailable`, `in-use` unless forced.
    */
-  restore(name: string, options: { readonly volume?: string } = {}): Promise<RestoreResult> {
+  restore(
+    name: string,
+    options: { readonly volume?: string; readonly force?: boolean } = {},
+  ): Promise<RestoreResult> {
     return this.#inTurnSettled(async () => {
       volumesToRestore(this.#state, this.#require(name), options.volume);
       this.#checkRoom();
@@ -290,10 +295,11 @@ export class Snapshots {
   async #restore(
     source: Snapshot,
     name: string,
-    options: { readonly volume?: string },
+    options: { readonly volume?: string; readonly force?: boolean },
   ): Promise<RestoreResult> {
     const maps = mapsToRestore(this.#state, source, options.volume);
     const plan = planOf(this.#state, source, maps);
+    if (options.force !== true) this.#host.checkRestore(plan);
     const replaced = this.#effects.find(UNDO_NAME);
     const id = this.#state.newId();
     const volumes = maps.map(({ volume, map }) => ({

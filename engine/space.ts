@@ -23,6 +23,8 @@ export class Space {
   #reserve: Disk | undefined;
   #isKept = false;
   #low = false;
+  /** What `isShort` would have said when somebody looked last. */
+  wasShort = false;
 
   constructor(folder: DiskFolder, regionBytes: number, emit: (event: GroupEvent) => void) {
     this.#folder = folder;
@@ -62,12 +64,18 @@ export class Space {
   /** Whether not even as much is left as would be kept back: no time to begin something that takes room. */
   async isShort(): Promise<boolean> {
     const { freeBytes } = await this.#folder.space();
-    return freeBytes + (this.#isKept ? this.#reserveBytes : 0) < this.#reserveBytes;
+    return this.#judge(freeBytes);
+  }
+
+  #judge(freeBytes: number): boolean {
+    this.wasShort = freeBytes + (this.#isKept ? this.#reserveBytes : 0) < this.#reserveBytes;
+    return this.wasShort;
   }
 
   /** Looks how much is left, and tells when it becomes little, and when there is enough again. */
   async look(): Promise<void> {
     const { freeBytes, totalBytes } = await this.#folder.space();
+    this.#judge(freeBytes);
     const low = Math.min(totalBytes * LOW_SHARE, LOW_BYTES);
     if (!this.#low && freeBytes < low) {
       this.#low = true;

@@ -101,7 +101,10 @@ export class Volume implements BlockDevice {
   #shown(): Layer | undefined {
     const { shownImage } = this.#state;
     if (shownImage !== 'none') return shownImage;
-    const what = `volume ${this.name} is not yet synchronised: it can be read when all of its primary's has come`;
+    const what =
+      this.#state.record.replica?.oldImage == null
+        ? `volume ${this.name} is not yet synchronised: it can be read when all of its primary's has come`
+        : `volume ${this.name} is synchronised, and can be read when the apply delay has passed, or once its group is thawed`;
     throw new EngineError('unavailable', what, { errno: 'EAGAIN' });
   }
 

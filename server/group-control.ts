@@ -68,7 +68,10 @@ export interface GroupControl extends ExportedGroup {
   refreshSnapshot(name: string, options?: { readonly force?: boolean }): Promise<SnapshotView>;
   detachSnapshot(name: string): Promise<void>;
   planRestore(name: string, options?: { readonly volume?: string }): RestorePlan;
-  restore(name: string, options?: { readonly volume?: string }): Promise<RestoreResult>;
+  restore(
+    name: string,
+    options?: { readonly volume?: string; readonly force?: boolean },
+  ): Promise<RestoreResult>;
   import(volume: string, image: Disk): Promise<ImportResult>;
   close(): Promise<void>;
 }

@@ -3,6 +3,7 @@ import type { LinkForecast } from '../engine/link/forecast.ts';
 import type { LinkChanges, LinkSpec } from '../engine/link/link-settings.ts';
 import type { LinkView } from '../engine/link/link-view.ts';
 import type { ReplicaPort } from '../engine/link/peer.ts';
+import type { Shown } from '../engine/replica/peer-state.ts';
 import type { RestorePlan } from '../engine/snapshots.ts';
 
 export type { LinkForecast } from '../engine/link/forecast.ts';
@@ -24,6 +25,8 @@ export interface LinkControl {
   forecastRestore(plan: RestorePlan): readonly LinkForecast[];
 }
 
+export type { Shown } from '../engine/replica/peer-state.ts';
+
 export interface ReplicaControl extends ReplicaPort {
   /** The link that feeds it, once it has met its primary. */
   readonly upstream: { readonly linkName: string; readonly memberId: string } | undefined;
@@ -31,6 +34,12 @@ export interface ReplicaControl extends ReplicaPort {
   readonly connected: boolean;
   readonly frozen: boolean;
   readonly applyDelaySeconds: number;
+  /** What readers of its volumes get. */
+  readonly shows: Shown;
+  /** What a resync that is under way has brought. */
+  readonly received: { readonly regions: number; readonly bytes: number };
   freeze(): Promise<void>;
   thaw(): Promise<void>;
+  /** Throws `invalid`. */
+  setApplyDelay(seconds: number): Promise<void>;
 }

@@ -11,6 +11,8 @@ export function linkStatusOf(view: LinkView): LinkStatus {
     mode: view.mode,
     onLost: view.onLost,
     onFull: view.onFull,
+    resync: view.resync,
+    orderedOnly: view.orderedOnly,
     limitBytes: view.limitBytes,
     limitSeconds: view.limitSeconds,
     rateBytesPerSecond: view.rateBytesPerSecond,
@@ -19,6 +21,10 @@ export function linkStatusOf(view: LinkView): LinkStatus {
     waitsFor: waitsFor ?? null,
     lagBytes: view.lagBytes,
     lagSeconds: view.lagSeconds,
+    lagRecords: view.lagRecords ?? null,
+    shippedBytesPerSecond: view.shippedBytesPerSecond ?? null,
+    resyncedBytesPerSecond: view.resyncedBytesPerSecond ?? null,
+    secondsLeft: view.secondsLeft ?? null,
     dcmRegions: view.dcmRegions,
     bytesShipped: view.bytesShipped,
     regionsResynced: view.regionsResynced,
@@ -29,15 +35,22 @@ export function linkStatusOf(view: LinkView): LinkStatus {
 }
 
 export function replicaStatusOf(replica: ReplicaControl): ReplicaStatus {
-  const { upstream, connected, frozen, applyDelaySeconds } = replica;
-  const { horizonLsn, resyncing, holding, heldBack, needs } = replica.state();
+  const { upstream, connected, frozen, applyDelaySeconds, shows, received } = replica;
+  const { endLsn, durableLsn, appliedLsn, horizonLsn, resyncing, holding, heldBack, needs } = replica.state();
+  const { image, lsn, untilMs } = shows;
   return {
     upstream: upstream === undefined ? null : { link: upstream.linkName, memberId: upstream.memberId },
     connected,
     frozen,
     applyDelaySeconds,
+    endLsn,
+    durableLsn,
+    appliedLsn,
     horizonLsn,
+    shows: { image, lsn, until: untilMs === undefined ? null : new Date(untilMs).toISOString() },
     resyncing,
+    regionsReceived: received.regions,
+    bytesReceived: received.bytes,
     holdingLsn: holding?.lsn ?? null,
     heldBack,
     needsRegions: needs > 0,

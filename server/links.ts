@@ -2,7 +2,7 @@
 import { turnstile } from '../engine/disk/turnstile.ts';
 import { EngineError } from '../engine/errors.ts';
 import { checkName } from '../engine/names.ts';
-import type { LinkRequest, LinkSetRequest, LinkStatus } from './control/link-schemas.ts';
+import type { LinkRequest, LinkSetRequest, LinkStatus, ReplicaSetRequest } from './control/link-schemas.ts';
 import type { LinkAdministration } from './control/node-control.ts';
 import type { GroupControl } from './group-control.ts';
 import { parseSecret } from './group-secrets.ts';
@@ -132,6 +132,10 @@ export class LinkService implements LinkAdministration {
     await replicaOf(this.#groupToChange(groupName)).thaw();
   }
 
+  async setReplica(groupName: string, { applyDelaySeconds }: ReplicaSetRequest): Promise<void> {
+    await replicaOf(this.#groupToChange(groupName)).setApplyDelay(applyDelaySeconds);
+  }
+
   #groupToChange(name: string): GroupControl {
     this.#parts.checkRunning();
     return this.#parts.requireGroup(name);
@@ -154,7 +158,7 @@ function replicaOf(group: GroupControl): NonNullable<GroupControl['replica']> {
   if (group.replica !== undefined) return group.replica;
   throw new EngineError(
     'invalid',
-    `group ${group.name} is a primary here, and applies its own writes: freeze it where it is a secondary`,
+    `group ${group.name} is a primary here, and applies its own writes: do that where it is a secondary`,
   );
 }
 

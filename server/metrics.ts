@@ -1,10 +1,11 @@
 /**
- * Metrics for Prometheus. The data path counts in plain numbers; they are read when somebody asks. Labels are volumes and
+ * Metrics for Prometheus. The data path counts in plain numbers; they are read when somebody asks. Labels are volumes, links and
  * request types only, so that the number of series is bounded by what was created here.
  */
 import { Counter, collectDefaultMetrics, Gauge, Registry } from 'prom-client';
 import { type Counters, REQUEST_NAMES } from './counters.ts';
 import type { GroupControl } from './group-control.ts';
+import { addLinkMetrics, type LinkedGroup } from './link-metrics.ts';
 import type { Permits } from './permits.ts';
 
 /** What is read of a group. */
@@ -20,7 +21,8 @@ export type MeasuredGroup = Pick<
   | 'volumes'
   | 'snapshots'
   | 'operations'
->;
+> &
+  LinkedGroup;
 
 interface GroupGauge {
   readonly gauge: Gauge<'group'>;
@@ -153,6 +155,7 @@ export class Metrics {
       'Regions of a volume changed since its oldest snapshot.',
     );
     for (const { name, help, read } of GROUP_COUNTERS) this.#groupCounter(name, help, read);
+    addLinkMetrics(this.#registry, () => source.groups());
     this.#groupGauges = GROUP_FIGURES.map(({ name, help, read }) => ({
       gauge: new Gauge({ name, help, labelNames: ['group'], registers: [this.#registry] }),
       read,

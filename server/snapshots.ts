@@ -125,7 +125,7 @@ export class SnapshotService implements SnapshotControl {
     const result = await this.#guarded(guarded, async () => {
       // What was written through the snapshot is a part of it, and may be in a cache yet.
       await this.#parts.guard.sync(exportsOfSnapshot(group, name));
-      return await group.restore(name, option);
+      return await group.restore(name, { ...option, force: request.force ?? false });
     });
     return {
       operation: this.#parts.operations.begun(group, { id: result.operation, kind: 'restore', target: name }),
@@ -292,9 +292,10 @@ function planView(group: GroupControl, plan: RestorePlan): RestorePlanView {
     volumes: plan.volumes.map(({ name, regions, bytes }) => ({ name, regions, bytes })),
     regions: plan.regions,
     bytes: plan.bytes,
-    links: (group.links?.forecastRestore(plan) ?? []).map(({ note, ...forecast }) => ({
+    links: (group.links?.forecastRestore(plan) ?? []).map(({ note, refused, ...forecast }) => ({
       ...forecast,
       note: note ?? null,
+      refused: refused ?? null,
     })),
   };
 }

@@ -102,6 +102,13 @@ export class Connection {
     return this.#ended === undefined && this.shipping.isRunning && !this.#isResyncing;
   }
 
+  /** Regions are to be copied, and its operator has to say so first. */
+  get waitsForOperator(): boolean {
+    const { settings, dcm } = this.#link;
+    if (settings.resync === 'auto' || settings.resyncAllowed || !this.#isRoundNeeded) return false;
+    return this.#restarts || dcm.count > 0;
+  }
+
   /** What it waits for, or undefined. */
   get obstacle(): string | undefined {
     return this.#fullReason ?? this.#obstacle ?? this.#peer?.heldBack ?? undefined;
@@ -173,6 +180,7 @@ export class Connection {
       this.#link.moveTo(verdict.fromLsn);
       this.shipping.start(verdict.fromLsn, peer.logBytes);
       await this.#markNeeds(peer);
+      if (!this.#isRoundNeeded) await this.#endPermission();
     } else {
       this.#restarts = true;
       if (verdict.lost !== undefined) await this.#markAll(verdict.lost);
@@ -278,7 +286,7 @@ export class Connection {
   }
 
   #isRoundDue(): boolean {
-    if (!this.#isRoundNeeded) return false;
+    if (!this.#isRoundNeeded || this.waitsForOperator) return false;
     if (this.#restarts) return true;
     const { log } = this.#state;
     return (log.endLsn - this.shipping.durableLsn) * LOG_SECTOR_BYTES <= log.capacityBytes * LAG_SHARE;
@@ -286,7 +294,11 @@ export class Connection {
 
   async #rounds(): Promise<void> {
     for (let retryMs = FIRST_ROUND_RETRY_MS; ; ) {
-      await this.#until(() => this.#isRoundDue());
+      await this.#until(() => this.#isRoundDue() || this.waitsForOperator);
+      if (this.waitsForOperator) {
+        await this.#untilAllowed();
+        continue;
+      }
       try {
         this.#round = true;
         await this.#runRound();
@@ -307,6 +319,29 @@ export class Connection {
     }
   }
 
+  async #untilAllowed(): Promise<void> {
+    const regions = this.#link.dcm.count;
+    const { name } = this.#link.settings;
+    const what = `regions are to be copied, and its operator wants to be asked: tidemark resync ${this.#state.record.name} --link ${name}`;
+    this.#host.tell('resync-waits', what, { regions });
+    this.#host.changed();
+    await this.#until(() => !this.waitsForOperator);
+  }
+
+  /** What its operator has said was for the resync that is complete now. */
+  async #endPermission(): Promise<void> {
+    if (!this.#link.settings.resyncAllowed) return;
+    await this.#state.lane(async () => {
+      this.#link.settings = { ...this.#link.settings, resyncAllowed: false };
+      try {
+        await this.#state.writeRecord(this.#state.checkpointLsn);
+      } catch (error) {
+        this.#link.settings = { ...this.#link.settings, resyncAllowed: true };
+        throw error;
+      }
+    });
+  }
+
   async #runRound(): Promise<void> {
     // Its log will begin after what is logged by now, which it then lacks; also what came after a round that was given up.
     const host = this.#roundHost();
@@ -323,8 +358,9 @@ export class Connection {
       this.#restarts,
     );
     await this.#ask();
-    if (complete && !this.#isRoundNeeded)
-      this.#host.tell('resync-completed', 'the secondary is consistent, and gets the log from here on');
+    if (!complete || this.#isRoundNeeded) return;
+    await this.#endPermission();
+    this.#host.tell('resync-completed', 'the secondary is consistent, and gets the log from here on');
   }
 
   #roundHost(): RoundHost {

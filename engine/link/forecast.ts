@@ -8,9 +8,26 @@ export interface LinkForecast {
   /** What would travel beside the record, in bytes. */
   readonly bytes: number;
   readonly note: string | undefined;
+  /** Why the restore is refused because of it, unless it is forced ([0079]), and what to do. */
+  readonly refused: string | undefined;
 }
 
-export function forecastOf(link: Link, plan: RestorePlan, regionBytes: number): LinkForecast {
+type Path = Omit<LinkForecast, 'refused'>;
+
+export function forecastOf(
+  link: Link,
+  plan: RestorePlan,
+  regionBytes: number,
+  groupName: string,
+): LinkForecast {
+  const path = pathOf(link, plan, regionBytes);
+  const waits = path.path !== 'by reference' && link.link.settings.resync === 'manual';
+  const told = `it waits for tidemark resync ${groupName} --link ${path.link}`;
+  const note = waits ? [path.note, told].filter((one) => one !== undefined).join('; ') : path.note;
+  return { ...path, note, refused: plan.regions === 0 ? undefined : refusalOf(link, path, groupName) };
+}
+
+function pathOf(link: Link, plan: RestorePlan, regionBytes: number): Path {
   const { name } = link.link.settings;
   const { peer } = link;
   if (peer === undefined || link.link.logLsn === null)
@@ -41,4 +58,21 @@ export function forecastOf(link: Link, plan: RestorePlan, regionBytes: number): 
     bytes: written * regionBytes,
     note,
   };
+}
+
+/**
+ * [0079]. One that is detached, or gets no log at all, is resynchronised anyway when it comes back; of one that is to get the log and cannot be asked
+ * nobody knows what it would need.
+ */
+function refusalOf({ link, peer }: Link, { path, note }: Path, groupName: string): string | undefined {
+  const { name, orderedOnly, wanted } = link.settings;
+  if (path === 'by reference' || wanted === 'detached' || link.logLsn === null) return undefined;
+  const detach = `detach it first (tidemark link detach ${groupName} ${name}), so that its secondary is resynchronised when it is resumed; or use --force`;
+  if (orderedOnly) {
+    const why = path === 'by regions' ? note : 'its secondary cannot be asked whether it holds the snapshot';
+    return `it is set to ordered-only, and regions would have to be copied out of order, as ${why}: ${detach}`;
+  }
+  if (path === 'by regions' && peer?.isShort === true && !peer.resyncing)
+    return `its secondary has no room to keep what its readers see while regions are copied: free space there, or ${detach}`;
+  return undefined;
 }

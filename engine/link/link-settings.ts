@@ -13,6 +13,9 @@ export interface LinkSpec {
   readonly onLost?: LinkRecord['onLost'];
   /** `dcm` unless told. */
   readonly onFull?: LinkRecord['onFull'];
+  /** `auto` unless told. */
+  readonly resync?: LinkRecord['resync'];
+  readonly orderedOnly?: boolean;
   /** 0 or absent: half of the ring. */
   readonly limitBytes?: number;
   readonly limitSeconds?: number;
@@ -31,6 +34,10 @@ export function settingsOf(spec: LinkSpec): LinkSettings {
     mode: spec.mode ?? 'async',
     onLost: spec.onLost ?? 'go-on',
     onFull: spec.onFull ?? 'dcm',
+    resync: spec.resync ?? 'auto',
+    // Who makes a link asks for its first synchronisation.
+    resyncAllowed: true,
+    orderedOnly: spec.orderedOnly ?? false,
     limitBytes: spec.limitBytes ?? 0,
     limitSeconds: spec.limitSeconds ?? 0,
     rateBytesPerSecond: spec.rateBytesPerSecond ?? 0,
@@ -39,7 +46,7 @@ export function settingsOf(spec: LinkSpec): LinkSettings {
 }
 
 /** What an undefined change leaves as it is. */
-export function changed(settings: LinkSettings, changes: LinkChanges): LinkSettings {
+export function changed(settings: LinkSettings, changes: LinkChanges | Partial<LinkSettings>): LinkSettings {
   const entries = Object.entries(changes).filter(([, value]) => value !== undefined);
   return { ...settings, ...Object.fromEntries(entries) };
 }
@@ -61,6 +68,8 @@ export function checkSettings(settings: LinkSettings): void {
     refuse(`${JSON.stringify(settings.onLost)} is no policy for a lost connection: take "go-on" or "block"`);
   if (!['dcm', 'block', 'detach'].includes(settings.onFull))
     refuse(`${JSON.stringify(settings.onFull)} is no policy for a full log: take "dcm", "block" or "detach"`);
+  if (!['auto', 'manual'].includes(settings.resync))
+    refuse(`${JSON.stringify(settings.resync)} is no policy for a resync: take "auto" or "manual"`);
   const { limitBytes, limitSeconds, rateBytesPerSecond } = settings;
   for (const [what, value] of Object.entries({ limitBytes, limitSeconds, rateBytesPerSecond }))
     if (!Number.isSafeInteger(value) || value < 0) refuse(`${what} of ${value} cannot be`);

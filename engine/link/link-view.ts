@@ -12,7 +12,7 @@ export interface LinkCounters {
   bytesResynced: number;
 }
 
-export interface LinkView extends Readonly<LinkSettings>, Readonly<LinkCounters> {
+export interface LinkView extends Omit<Readonly<LinkSettings>, 'resyncAllowed'>, Readonly<LinkCounters> {
   readonly id: string;
   readonly state: 'connecting' | 'resync' | 'streaming' | 'paused' | 'detached' | 'failed';
   /** Why it is not streaming, or what holds it up. */
@@ -22,6 +22,13 @@ export interface LinkView extends Readonly<LinkSettings>, Readonly<LinkCounters>
   /** Of the log that its secondary does not have, or that became regions since it had it. */
   readonly lagBytes: number;
   readonly lagSeconds: number;
+  /** About (see `RecordCounts`). Undefined: some of it was there before the group was opened. */
+  readonly lagRecords: number | undefined;
+  /** Over the last seconds. Undefined: it cannot be told yet. */
+  readonly shippedBytesPerSecond: number | undefined;
+  readonly resyncedBytesPerSecond: number | undefined;
+  /** Until nothing is left of what is marked, or else of the log, at the rates of the last seconds; undefined: it cannot be told. */
+  readonly secondsLeft: number | undefined;
   readonly dcmRegions: number;
   readonly position: { readonly baseLsn: Lsn; readonly logLsn: Lsn | null };
   readonly peerId: string | undefined;
@@ -36,22 +43,39 @@ export interface LinkView extends Readonly<LinkSettings>, Readonly<LinkCounters>
 export interface LinkFacts {
   readonly connection: Connection | undefined;
   readonly problem: { readonly reason: string; readonly refused: boolean } | undefined;
-  readonly isRetrying: boolean;
+  /** Until the next try to connect; undefined: it is under way. */
+  readonly retryInMs: number | undefined;
   readonly ageMs: number;
+  readonly lagRecords: number | undefined;
   readonly counters: LinkCounters;
+  readonly rates: LinkRates;
+}
+
+/** Each a second, over the last seconds; undefined: it cannot be told yet. */
+export interface LinkRates {
+  readonly loggedBytes: number | undefined;
+  readonly shippedBytes: number | undefined;
+  readonly resyncedBytes: number | undefined;
+  readonly resyncedRegions: number | undefined;
 }
 
 export function viewOf(state: GroupState, link: LinkState, facts: LinkFacts): LinkView {
-  const { connection, counters } = facts;
+  const { connection, counters, rates } = facts;
   const { baseLsn, logLsn } = link;
+  const { resyncAllowed: _, ...settings } = link.settings;
+  const lagBytes = Math.max(0, state.log.endLsn - (logLsn ?? baseLsn)) * LOG_SECTOR_BYTES;
   const peer = connection?.peer;
   const { restore } = link;
   return {
     id: link.id,
-    ...link.settings,
-    ...standing(link, facts),
-    lagBytes: Math.max(0, state.log.endLsn - (logLsn ?? baseLsn)) * LOG_SECTOR_BYTES,
+    ...settings,
+    ...standing(state, link, facts),
+    lagBytes,
     lagSeconds: facts.ageMs / 1000,
+    lagRecords: facts.lagRecords,
+    shippedBytesPerSecond: rates.shippedBytes,
+    resyncedBytesPerSecond: rates.resyncedBytes,
+    secondsLeft: secondsLeft(link.dcm.count, lagBytes, rates),
     dcmRegions: link.dcm.count,
     position: { baseLsn, logLsn },
     peerId: link.peerId ?? undefined,
@@ -66,9 +90,23 @@ export function viewOf(state: GroupState, link: LinkState, facts: LinkFacts): Li
   };
 }
 
+/** Regions go first. A backlog shrinks by what is shipped, and grows by what is logged meanwhile. */
+function secondsLeft(regions: number, lagBytes: number, rates: LinkRates): number | undefined {
+  const { loggedBytes, shippedBytes, resyncedRegions } = rates;
+  if (regions > 0) return timeFor(regions, resyncedRegions);
+  if (lagBytes === 0) return 0;
+  if (loggedBytes === undefined || shippedBytes === undefined) return undefined;
+  return timeFor(lagBytes, shippedBytes - loggedBytes);
+}
+
+function timeFor(amount: number, perSecond: number | undefined): number | undefined {
+  return perSecond === undefined || perSecond <= 0 ? undefined : amount / perSecond;
+}
+
 function standing(
+  state: GroupState,
   link: LinkState,
-  { connection, problem, isRetrying }: LinkFacts,
+  { connection, problem, retryInMs }: LinkFacts,
 ): Pick<LinkView, 'state' | 'reason' | 'waitsFor'> {
   const { wanted } = link.settings;
   if (wanted === 'paused')
@@ -81,13 +119,22 @@ function standing(
   if (wanted === 'detached')
     return { state: 'detached', reason: 'it is detached', waitsFor: 'resume: what it lacks is copied then' };
   if (connection?.peer === undefined) {
-    const next = isRetrying ? 'the next try, which comes by itself' : 'the secondary to answer';
+    const next =
+      retryInMs === undefined
+        ? 'an answer of the secondary'
+        : `the next try, in ${Math.ceil(retryInMs / 1000)} s`;
     return {
       state: problem?.refused === true ? 'failed' : 'connecting',
-      reason: problem?.reason,
+      reason: problem?.reason ?? 'it has not been connected yet',
       waitsFor: next,
     };
   }
+  if (connection.waitsForOperator)
+    return {
+      state: 'resync',
+      reason: `its resync policy is manual, and ${link.dcm.count} regions are to be copied`,
+      waitsFor: `tidemark resync ${state.record.name} --link ${link.settings.name}`,
+    };
   if (connection.isStreaming) return { state: 'streaming', reason: connection.obstacle, waitsFor: undefined };
   const what = link.dcm.count === 0 ? 'the secondary takes over what it has' : 'regions are copied';
   return {

@@ -13,6 +13,7 @@ import type { LinkCounters, LinkView } from './link-view.ts';
 import { viewOf } from './link-view.ts';
 import { markUnshipped } from './overflow.ts';
 import type { Announcement, PeerConnector, PeerSession, PeerState } from './peer.ts';
+import { Rate } from './rate.ts';
 
 /** From the first try again to the next, doubled each time up to the last. */
 const FIRST_BACK_OFF_MS = 100;
@@ -29,8 +30,11 @@ export interface LinkHost extends Pick<ConnectionHost, 'applied' | 'appliedLsn'>
   readonly otherPeers: (link: LinkState) => readonly { readonly linkName: string; readonly peerId: string }[];
   readonly begin: (link: LinkState, roundId: string) => ReturnType<ConnectionHost['begin']>;
   readonly end: ConnectionHost['end'];
-  /** Age of the oldest record from `lsn` on, in ms. */
+  /** Age of the oldest record from `lsn` on, in ms; and how many there are. */
   readonly ageMs: (lsn: Lsn) => number;
+  readonly recordsFrom: (lsn: Lsn) => number | undefined;
+  /** What is logged a second, in bytes. */
+  readonly loggedBytesPerSecond: () => number | undefined;
   /** The log is kept for it no more. */
   readonly freed: () => void;
   /** Something changed that writers, or people, wait for. */
@@ -42,6 +46,9 @@ export interface LinkHost extends Pick<ConnectionHost, 'applied' | 'appliedLsn'>
 export class Link {
   readonly link: LinkState;
   readonly counters: LinkCounters = { bytesShipped: 0, regionsResynced: 0, bytesResynced: 0 };
+  readonly #shippedBytes = new Rate();
+  readonly #resyncedBytes = new Rate();
+  readonly #resyncedRegions = new Rate();
   readonly #state: GroupState;
   readonly #host: LinkHost;
   readonly #changes = new Condition();
@@ -49,6 +56,7 @@ export class Link {
   #running: Promise<void> | undefined;
   #closing = false;
   #retry: Timer | undefined;
+  #retryAtMs = 0;
   #failures = 0;
   /** Why it is not connected, and whether the other side is to be mended first. */
   #problem: { readonly reason: string; readonly refused: boolean } | undefined;
@@ -80,13 +88,21 @@ export class Link {
   }
 
   get view(): LinkView {
-    const limitLsn = this.link.heldLsn ?? this.link.baseLsn;
+    const { heldLsn, logLsn, baseLsn } = this.link;
+    const nowMs = this.#state.clock.nowMs();
     return viewOf(this.#state, this.link, {
       connection: this.#connection,
       problem: this.#problem,
-      isRetrying: this.#retry !== undefined,
-      ageMs: this.#host.ageMs(limitLsn),
+      retryInMs: this.#retry === undefined ? undefined : Math.max(0, this.#retryAtMs - nowMs),
+      ageMs: this.#host.ageMs(heldLsn ?? baseLsn),
+      lagRecords: this.#host.recordsFrom(logLsn ?? baseLsn),
       counters: this.counters,
+      rates: {
+        loggedBytes: this.#host.loggedBytesPerSecond(),
+        shippedBytes: this.#shippedBytes.perSecond(nowMs),
+        resyncedBytes: this.#resyncedBytes.perSecond(nowMs),
+        resyncedRegions: this.#resyncedRegions.perSecond(nowMs),
+      },
     });
   }
 
@@ -281,11 +297,14 @@ export class Link {
         // A round that fails ships its own record, each time.
         if (this.#connection?.isStreaming === true) this.#failures = 0;
         this.counters.bytesShipped += bytes;
+        this.#shippedBytes.add(bytes, this.#state.clock.nowMs());
       },
       moved: (regions, bytes) => {
         this.#failures = 0;
         this.counters.regionsResynced += regions;
         this.counters.bytesResynced += bytes;
+        this.#resyncedRegions.add(regions, this.#state.clock.nowMs());
+        this.#resyncedBytes.add(bytes, this.#state.clock.nowMs());
       },
     };
   }
@@ -304,6 +323,7 @@ export class Link {
       ? LAST_BACK_OFF_MS
       : Math.min(LAST_BACK_OFF_MS, FIRST_BACK_OFF_MS * 2 ** Math.min(this.#failures, 16));
     this.#failures++;
+    this.#retryAtMs = this.#state.clock.nowMs() + delayMs;
     this.#retry = this.#state.clock.after(delayMs, () => {
       this.#retry = undefined;
       this.#changes.changed();

@@ -12,7 +12,7 @@ import { RegionMap, type RegionRun } from '../map/region-map.ts';
 import { checkName } from '../names.ts';
 import type { Snapshot } from '../snapshot/control-effects.ts';
 import type { RestorePlan } from '../snapshots.ts';
-import type { Lsn } from '../units.ts';
+import { LOG_SECTOR_BYTES, type Lsn } from '../units.ts';
 import { Dcm } from './dcm.ts';
 import { forecastOf, type LinkForecast } from './forecast.ts';
 import { LagMarks } from './lag.ts';
@@ -21,6 +21,8 @@ import { changed, checkSettings, type LinkChanges, type LinkSpec, settingsOf } f
 import { type LinkSettings, LinkState } from './link-state.ts';
 import type { LinkView } from './link-view.ts';
 import { type Announcement, type PeerConnector, REPLICATION_PROTOCOL } from './peer.ts';
+import { Rate } from './rate.ts';
+import { RecordCounts } from './record-counts.ts';
 
 /** Of a group. Each may hold the log, and gets all of it. */
 export const MAX_LINKS = 16;
@@ -53,6 +55,9 @@ export class Links {
   readonly #turns = turnstile(1);
   readonly #links: Link[] = [];
   readonly #marks = new LagMarks();
+  readonly #counts: RecordCounts;
+  readonly #loggedBytes = new Rate();
+  #loggedLsn: Lsn;
   #busy = 0;
   #timer: Timer | undefined;
   #closed = false;
@@ -60,6 +65,9 @@ export class Links {
   constructor(state: GroupState, host: LinksHost) {
     this.#state = state;
     this.#host = host;
+    const { endLsn, recordCount } = state.log;
+    this.#counts = new RecordCounts(endLsn, recordCount);
+    this.#loggedLsn = endLsn;
     for (const link of state.links) this.#links.push(this.#linkOf(link));
   }
 
@@ -90,8 +98,18 @@ export class Links {
 
   /** More of the log is durable. */
   logDurable(): void {
-    if (this.#links.length === 0) return;
-    this.#marks.note(this.#state.log.durableLsn, this.#state.clock.nowMs());
+    const { durableLsn, endLsn, recordCount, tailLsn } = this.#state.log;
+    const loggedBytes = Math.max(0, durableLsn - this.#loggedLsn) * LOG_SECTOR_BYTES;
+    this.#loggedLsn = durableLsn;
+    this.#counts.note(endLsn, recordCount);
+    if (this.#links.length === 0) {
+      // A link that is made now begins where the applier is.
+      this.#counts.forget(tailLsn);
+      return;
+    }
+    const nowMs = this.#state.clock.nowMs();
+    this.#marks.note(durableLsn, nowMs);
+    this.#loggedBytes.add(loggedBytes, nowMs);
     for (const link of this.#links) link.poke();
   }
 
@@ -100,6 +118,7 @@ export class Links {
     this.#timer = this.#state.clock.after(CHECK_MS, () => {
       this.#timer = undefined;
       this.#marks.forget(Math.min(...this.#links.map(({ link }) => link.heldLsn ?? link.baseLsn)));
+      this.#counts.forget(Math.min(...this.#links.map(({ link }) => link.logLsn ?? link.baseLsn)));
       for (const link of this.#links) link.check();
       this.#watch();
     });
@@ -151,9 +170,8 @@ export class Links {
   set(name: string, changes: LinkChanges): Promise<LinkView> {
     return this.#inTurn(async () => {
       const link = this.#require(name);
-      const settings = changed(link.link.settings, changes);
-      checkSettings(settings);
-      await this.#configure(link, settings);
+      checkSettings(changed(link.link.settings, changes));
+      await this.#configure(link, changes);
       return link.view;
     });
   }
@@ -175,17 +193,27 @@ export class Links {
   #want(name: string, wanted: LinkSettings['wanted']): Promise<LinkView> {
     return this.#inTurn(async () => {
       const link = this.#require(name);
-      await this.#configure(link, { ...link.link.settings, wanted });
+      await this.#configure(link, { wanted });
       return link.view;
     });
   }
 
   /** What a restore would do on each link, as things stand (Fig. 5): its secondary decides (rule K10). */
   forecastRestore(plan: RestorePlan): LinkForecast[] {
-    return this.#links.map((link) => forecastOf(link, plan, this.#state.regionBytes));
+    const { name } = this.#state.record;
+    return this.#links.map((link) => forecastOf(link, plan, this.#state.regionBytes, name));
   }
 
-  /** Has what the secondary lacks copied now; with `full`, everything. Throws `not-found`, `in-use` when the link is not active. */
+  /** Throws `in-use` where a restore would have to be refused without force, as things stand ([0079]). */
+  checkRestore(plan: RestorePlan): void {
+    const refused = this.forecastRestore(plan).find((forecast) => forecast.refused !== undefined);
+    if (refused !== undefined) throw new EngineError('in-use', `link ${refused.link}: ${refused.refused}`);
+  }
+
+  /**
+   * Has what the secondary lacks copied now, also where its policy is `manual`; with `full`, everything. Throws `not-found`, `in-use` when the link is not
+   * active, `disk`.
+   */
   resync(name: string, options: { readonly full?: boolean } = {}): Promise<LinkView> {
     return this.#inTurn(async () => {
       const link = this.#require(name);
@@ -197,6 +225,7 @@ export class Links {
             for (const run of everything(this.#state, volume)) link.link.mark(volume.index, run);
           await link.link.flush();
         });
+      if (link.link.settings.resync === 'manual') await this.#configure(link, { resyncAllowed: true });
       link.retry();
       return link.view;
     });
@@ -238,20 +267,22 @@ export class Links {
     logHolds.delete(link);
   }
 
-  async #configure(link: Link, settings: LinkSettings): Promise<void> {
+  async #configure(link: Link, changes: Partial<LinkSettings>): Promise<void> {
     const state = link.link;
-    const before = state.settings;
-    await this.#state.lane(async () => {
-      state.settings = settings;
+    const before = await this.#state.lane(async () => {
+      const old = state.settings;
+      state.settings = changed(old, changes);
       try {
         await this.#state.writeRecord(this.#state.checkpointLsn);
       } catch (error) {
-        state.settings = before;
+        state.settings = old;
         throw error;
       }
+      return old;
     });
     link.configured(before);
-    if (before.wanted !== settings.wanted) link.tell(settings.wanted, `it is ${settings.wanted} now`);
+    const { wanted } = state.settings;
+    if (before.wanted !== wanted) link.tell(wanted, `it is ${wanted} now`);
   }
 
   async #inTurn<T>(change: () => Promise<T>): Promise<T> {
@@ -317,6 +348,8 @@ export class Links {
         freed();
       },
       ageMs: (lsn) => this.#marks.ageMs(lsn, clock.nowMs()),
+      recordsFrom: (lsn) => this.#counts.from(lsn, this.#state.log.endLsn, this.#state.log.recordCount),
+      loggedBytesPerSecond: () => this.#loggedBytes.perSecond(clock.nowMs()),
     };
   }
 

@@ -65,6 +65,8 @@ export interface PeerState {
   readonly needs: number;
   /** Whether the last restore of the whole group that it applied was by reference, and of which record: its LSN ([0072]). */
   readonly restoredByReferenceLsn: Lsn | null;
+  /** It has no room for a guard, as it was seen last: regions that come out of order would have to wait (rule K9, [0079]). */
+  readonly isShort: boolean;
   /** Why it does not apply what it has, or null: frozen, delayed, stalled. */
   readonly heldBack: string | null;
   readonly snapshots: readonly { readonly id: string; readonly name: string; readonly lsn: Lsn }[];

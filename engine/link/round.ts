@@ -24,8 +24,9 @@ import { isFull, type Shipping } from './shipping.ts';
 /** Regions that go over in one call, in bytes, or one; and calls under way. */
 const STEP_BYTES = 1 * MIB;
 const FLIGHT_BYTES = 8 * MIB;
-/** Regions that are sent before their bits are cleared at the latest, in bytes. */
+/** What is sent before its bits are cleared at the latest, in bytes; and after so long: what counts as moved is what is durable there. */
 const SYNC_BYTES = 16 * MIB;
+const SYNC_MS = 1000;
 /** What a region of zeroes counts for in both, which costs next to nothing: so that they are bounded all the same. */
 const ZERO_REGION_BYTES = 4096;
 /** A round ends early when the log since it began takes such a share of the ring: the secondary has to take that, too. */
@@ -115,6 +116,7 @@ class Sender {
   /** Sent, and not durable there for all that is known. */
   #unsynced: Sent[] = [];
   #unsyncedBytes = 0;
+  #syncedAtMs: number;
   #flight: { readonly bytes: number; readonly done: Promise<void> }[] = [];
   #flightBytes = 0;
 
@@ -124,6 +126,7 @@ class Sender {
     this.#lsn = lsn;
     this.#layer = layer;
     this.#pace = new Pace(parts.state.clock);
+    this.#syncedAtMs = parts.state.clock.nowMs();
   }
 
   async run(maps: readonly RegionMap[]): Promise<void> {
@@ -141,7 +144,7 @@ class Sender {
       for (let at = map?.nextSet(0) ?? 0; map !== undefined && at < map.length; ) {
         const regions = take(map, at, Math.max(1, Math.floor(STEP_BYTES / state.regionBytes)));
         await this.#send(volume, regions);
-        if (this.#unsyncedBytes >= SYNC_BYTES) {
+        if (this.#unsyncedBytes >= SYNC_BYTES || state.clock.nowMs() - this.#syncedAtMs >= SYNC_MS) {
           await this.#sync();
           if (this.#isLong()) return;
         }
@@ -206,6 +209,7 @@ class Sender {
     }
     this.#unsynced = [];
     this.#unsyncedBytes = 0;
+    this.#syncedAtMs = this.#parts.state.clock.nowMs();
   }
 
   #isLong(): boolean {

@@ -55,7 +55,8 @@ export class LogIntake {
     const last = headers.at(-1);
     const complete = headers.findLast((header) => !header.more);
     if (last === undefined) return;
-    if (complete !== undefined) this.#log.advance(complete.lsn + complete.sectors, complete.crc);
+    if (complete !== undefined)
+      this.#log.advance(complete.lsn + complete.sectors, complete.crc, recordsOf(headers));
     this.#lsn = endLsn;
     this.#crc = last.crc;
     this.#inControl = last.more;
@@ -103,18 +104,23 @@ export class LogIntake {
       return;
     }
     if (header.more || inControl) throw invalid(header.lsn, 'a control record is cut short there');
-    this.#check(recordsOf(bytes, at, header));
+    this.#check(decoded(bytes, at, header));
   }
 }
 
 /** What is intact and yet no records came so: nothing here is damaged. Throws `invalid`. */
-function recordsOf(bytes: Buffer, at: number, header: FoundHeader): LogBatch {
+function decoded(bytes: Buffer, at: number, header: FoundHeader): LogBatch {
   try {
     return decodeRecords(bytes, at, header);
   } catch (error) {
     if (error instanceof EngineError) throw invalid(header.lsn, 'the batch is intact and makes no sense');
     throw error;
   }
+}
+
+/** A control record counts with its last batch. */
+function recordsOf(headers: readonly FoundHeader[]): number {
+  return headers.reduce((sum, { control, more, records }) => sum + (control ? Number(!more) : records), 0);
 }
 
 function invalid(lsn: Lsn, why: string): EngineError {

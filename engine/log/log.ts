@@ -61,6 +61,7 @@ export class Log {
   #allocated: boolean;
 
   readonly #superblockRun = new SharedRun(() => this.#writeSuperblock());
+  #recordCount = 0;
   #full = false;
   #allocating: Promise<void> | undefined;
   #closed = false;
@@ -183,6 +184,11 @@ export class Log {
     return this.#head.endLsn;
   }
 
+  /** Records that it took since it was opened: they lie below `endLsn`. */
+  get recordCount(): number {
+    return this.#recordCount;
+  }
+
   get capacityBytes(): number {
     return this.#ring.sectors * LOG_SECTOR_BYTES;
   }
@@ -247,6 +253,7 @@ export class Log {
     assert(lengthBytes > 0 && lengthBytes <= this.maxRecordBytes, 'a record has a length that fits a batch');
     assert(sourceStart >= 0 && sourceStart + lengthBytes <= source.length, 'the source holds the range');
     if (!this.#makeRoom(RECORD_HEADER_BYTES + lengthBytes)) return undefined;
+    this.#recordCount++;
     return this.#head.addWrite(volumeIndex, offsetBytes, source, sourceStart, lengthBytes);
   }
 
@@ -259,6 +266,7 @@ export class Log {
   ): LogRecord | undefined {
     assert(lengthBytes > 0 && lengthBytes <= MAX_ZEROES_BYTES, 'zeroes have a length that fits a record');
     if (!this.#makeRoom(RECORD_HEADER_BYTES)) return undefined;
+    this.#recordCount++;
     return this.#head.addZeroes(volumeIndex, offsetBytes, lengthBytes, mayPunch);
   }
 
@@ -316,6 +324,7 @@ export class Log {
       return undefined;
     }
     const batch = this.#write(() => this.#head.putControl(payload, this.#syncs.durableLsn));
+    this.#recordCount++;
     this.#syncs.startLater();
     return batch;
   }
@@ -358,9 +367,10 @@ export class Log {
     }
   }
 
-  /** What was put is part of the log up to `endLsn`; `crc` is the checksum of its last batch. */
-  advance(endLsn: Lsn, crc: number): void {
+  /** What was put is part of the log up to `endLsn`; `crc` is the checksum of its last batch, `records` how many came so. */
+  advance(endLsn: Lsn, crc: number, records: number): void {
     this.#head.advance({ lsn: endLsn, crc });
+    this.#recordCount += records;
     this.#syncs.wrote();
     this.#syncs.startLater();
   }

@@ -290,7 +290,10 @@ export class WritePath {
       this.#state.memoryBytes / 4,
       this.#payloadBytes - indexBytesOf(this.#state),
     );
-    if (this.#state.log.keptBytes > payloadBytes) this.#dropOne();
+    if (this.#state.log.keptBytes <= payloadBytes) return;
+    // Two: what was not durable when its turn came goes later.
+    this.#dropOne();
+    this.#dropOne();
   }
 
   /**

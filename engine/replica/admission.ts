@@ -5,6 +5,9 @@
  *
  * It stops where it has to: at the LSN at which a resync holds; before a restore of which regions are lacking here, until all before it is applied; when
  * frozen; for the delay that its operator wants; when the applier is far behind. Nothing that waits is in memory: it is read from the ring.
+ *
+ * After a resync of one that applies late the volumes are younger than the delay allows: readers keep the image from before until they are not, and nothing
+ * is admitted meanwhile.
  */
 import type { Timer } from '../clock.ts';
 import { type ControlQueue, controlOf } from '../control-queue.ts';
@@ -28,6 +31,10 @@ const ADMIT_BYTES = 4 * MIB;
 const PATIENCE_MS = 50;
 /** Admitted and not applied at most, in bytes of log: so much is in the pending index, without payload. */
 const MAX_AHEAD_BYTES = 64 * MIB;
+/** Between two looks at a delay at most: timers do not last for weeks. */
+const LONGEST_LOOK_MS = 86_400_000;
+/** Below every LSN: nothing at 0 is as old as that either. */
+const NOWHERE: Lsn = -1;
 /** What a disk refused is tried again after so long. */
 const RETRY_MS = 1000;
 
@@ -36,6 +43,8 @@ export interface AdmissionHost {
   readonly controls: ControlQueue;
   readonly changed: () => void;
   readonly bug: (error: unknown) => void;
+  /** A nameless layer may go. */
+  readonly freed: () => void;
 }
 
 export class Admission {
@@ -104,6 +113,19 @@ export class Admission {
   /** What had come beyond the end is gone. */
   cut(): void {
     this.#arrivals.cut(this.#state.log.endLsn);
+  }
+
+  /** The log goes on elsewhere. */
+  restarted(): void {
+    this.#arrivals.restart(this.#state.log.endLsn, this.#state.clock.nowMs());
+  }
+
+  /** When readers get what a resync has brought, unless something shortens the delay; in ms of the clock. */
+  get showsAtMs(): number | undefined {
+    const { horizonLsn, applyDelaySeconds, oldImage } = replicaOf(this.#state);
+    if (oldImage === null) return undefined;
+    const cameAtMs = this.#arrivals.cameAt(horizonLsn);
+    return cameAtMs === undefined ? undefined : cameAtMs + applyDelaySeconds * 1000;
   }
 
   poke(): void {
@@ -180,6 +202,7 @@ export class Admission {
     if (this.#closing) return false;
     const { hold } = this.#resync;
     if (hold?.reached === false && hold.lsn === this.horizonLsn) return await this.#reachHold();
+    if (replicaOf(this.#state).oldImage !== null) return await this.#showWhenOld();
     const to = this.#limit();
     if (to <= this.horizonLsn || !this.#isDue(to)) return false;
     const batches = await this.#reader.batches(this.horizonLsn, to, ADMIT_BYTES);
@@ -255,6 +278,15 @@ export class Admission {
     return true;
   }
 
+  /** Rule K12. */
+  async #showWhenOld(): Promise<boolean> {
+    const { horizonLsn, frozen } = replicaOf(this.#state);
+    if (this.#paused > 0 || frozen || (!this.#isUndelayed && this.#ripeLsn() < horizonLsn)) return false;
+    await this.#resync.show();
+    this.#host.freed();
+    return true;
+  }
+
   async #reachHold(): Promise<boolean> {
     const { hold } = this.#resync;
     if (hold === undefined) return false;
@@ -270,20 +302,37 @@ export class Admission {
 
   /** Up to where may be admitted now. */
   #limit(): Lsn {
-    const { log, clock } = this.#state;
-    const { horizonLsn, frozen, applyDelaySeconds, resync, restart } = replicaOf(this.#state);
+    const { log } = this.#state;
+    const { horizonLsn, frozen, resync, restart } = replicaOf(this.#state);
     const aheadBytes = (horizonLsn - this.#host.applier.appliedLsn) * LOG_SECTOR_BYTES;
     if (this.#paused > 0 || frozen || restart !== null || aheadBytes > MAX_AHEAD_BYTES) return horizonLsn;
     const { hold } = this.#resync;
     const to = hold === undefined ? log.durableLsn : Math.min(hold.lsn, log.durableLsn);
+    this.#endDelay();
+    // There is no delay while readers see the guard.
+    if (this.#isUndelayed || resync !== null || to <= horizonLsn) return to;
+    return Math.max(horizonLsn, Math.min(to, this.#ripeLsn()));
+  }
+
+  /** A full ring shortens the delay (rule K12). */
+  get #isUndelayed(): boolean {
+    return replicaOf(this.#state).applyDelaySeconds === 0 || this.wantsRoom;
+  }
+
+  /** Below it everything has come so long ago as the delay is; `NOWHERE`: not even the first. When there is more it is looked at again. */
+  #ripeLsn(): Lsn {
+    this.#endDelay();
+    const { clock } = this.#state;
+    const ripeMs = clock.nowMs() - replicaOf(this.#state).applyDelaySeconds * 1000;
+    const nextMs = this.#arrivals.firstAfter(ripeMs);
+    if (nextMs !== undefined)
+      this.#delay = clock.after(Math.min(nextMs - ripeMs, LONGEST_LOOK_MS), () => this.poke());
+    return this.#arrivals.cameBy(ripeMs) ?? NOWHERE;
+  }
+
+  #endDelay(): void {
     this.#delay?.cancel();
     this.#delay = undefined;
-    // A full ring shortens the delay; and there is none while readers see the guard.
-    if (applyDelaySeconds === 0 || resync !== null || this.wantsRoom || to <= horizonLsn) return to;
-    const ripeMs = clock.nowMs() - applyDelaySeconds * 1000;
-    const nextMs = this.#arrivals.firstAfter(ripeMs);
-    if (nextMs !== undefined) this.#delay = clock.after(nextMs - ripeMs, () => this.poke());
-    return Math.max(horizonLsn, Math.min(to, this.#arrivals.cameBy(ripeMs) ?? horizonLsn));
   }
 
   /** Whether to go on with what there is up to `to`, or to wait for more. */

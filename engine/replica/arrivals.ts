@@ -15,6 +15,11 @@ export class Arrivals {
       this.#marks = this.#marks.filter((_, index) => index % 2 === 1 || index === this.#marks.length - 1);
   }
 
+  /** The log goes on at `lsn`, as something that comes now. */
+  restart(lsn: Lsn, nowMs: number): void {
+    this.#marks = [{ lsn, ms: nowMs }];
+  }
+
   /** What lies from `lsn` on is gone. */
   cut(lsn: Lsn): void {
     const kept = this.#marks.filter((mark) => mark.lsn < lsn);
@@ -28,6 +33,11 @@ export class Arrivals {
     const count = later === -1 ? this.#marks.length : later;
     if (count > 1) this.#marks.splice(0, count - 1);
     return count === 0 ? undefined : this.#marks[0]?.lsn;
+  }
+
+  /** When the last below `lsn` had come; later than that at most. Undefined: that is not noted. */
+  cameAt(lsn: Lsn): number | undefined {
+    return this.#marks.find((mark) => mark.lsn >= lsn)?.ms;
   }
 
   /** When the first came that had not by then. */

@@ -66,9 +66,15 @@ export async function takeLocal(state: GroupState, applier: Applier, name: strin
   return true;
 }
 
-/** Throws `unavailable` where there is no image of now to take (rule K9). */
+/** Throws `unavailable` where there is no image of now to take (rule K9), or it may not be seen yet (K12). */
 export function refuseInside(state: GroupState): void {
-  if (replicaOf(state).resync === null) return;
+  const { resync, oldImage } = replicaOf(state);
+  if (oldImage !== null)
+    throw new EngineError(
+      'unavailable',
+      'this node shows the image from before a resynchronisation, until the apply delay has passed: wait for that, or thaw it',
+    );
+  if (resync === null) return;
   const what = 'this node is being resynchronised, and has no image of now: wait until it is done';
   throw new EngineError('unavailable', what);
 }

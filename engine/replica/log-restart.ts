@@ -73,7 +73,7 @@ export class LogRestarts {
     await writeReplica(state, lsn, { horizonLsn: lsn, restart: null }, { id: groupId, generation });
     host.applier.jumpTo(lsn);
     intake.reset();
-    admission.cut();
+    admission.restarted();
     admission.wantsRoom = false;
   }
 }

@@ -12,8 +12,6 @@ export interface ReplicaHost extends AdmissionHost {
   readonly isClosing: () => boolean;
   /** Why the group takes no more writes, or undefined. */
   readonly failure: () => string | undefined;
-  /** A nameless layer may go. */
-  readonly freed: () => void;
 }
 
 /** What the parts of a secondary share. */

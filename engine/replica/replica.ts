@@ -13,6 +13,7 @@
 import { turnstile } from '../disk/turnstile.ts';
 import { EngineError } from '../errors.ts';
 import type { ReplicaRecord } from '../group-record.ts';
+import { checkApplyDelay } from '../group-spec.ts';
 import type { GroupState, GroupVolume } from '../group-state.ts';
 import type { Announcement, LogRestart, PeerState, RegionContent, ReplicaPort } from '../link/peer.ts';
 import { LogIntake } from '../log/intake.ts';
@@ -28,7 +29,7 @@ import { refusalOf } from './hand-over.ts';
 import { LogRestarts } from './log-restart.ts';
 import type { Needs } from './needs.ts';
 import type { ReplicaHost, ReplicaParts } from './parts.ts';
-import { heldBackOf, peerStateOf } from './peer-state.ts';
+import { heldBackOf, peerStateOf, type Shown, shownOf } from './peer-state.ts';
 import { replicaOf, writeReplica } from './replica-record.ts';
 import { Resync } from './resync.ts';
 import { Session } from './session.ts';
@@ -78,7 +79,7 @@ export class Replica implements ReplicaPort {
     this.#admission.poke();
   }
 
-  /** Whether the log has no room for what comes, so that a checkpoint is due. */
+  /** Whether the log has no room for what comes, so that a checkpoint is due, and there is no delay. */
   get wantsRoom(): boolean {
     return this.#admission.wantsRoom;
   }
@@ -112,6 +113,8 @@ export class Replica implements ReplicaPort {
   }
 
   state(): PeerState {
+    // It may have room again, and nothing else would look.
+    if (this.#state.space.wasShort) void this.#state.space.isShort().catch(() => {});
     return peerStateOf(this.#parts);
   }
 
@@ -299,19 +302,48 @@ export class Replica implements ReplicaPort {
     return replicaOf(this.#state).applyDelaySeconds;
   }
 
+  get shows(): Shown {
+    return shownOf(this.#parts);
+  }
+
+  /** What a resync that is under way has brought, as far as this run of the node has seen. */
+  get received(): { readonly regions: number; readonly bytes: number } {
+    return { ...this.#resync.received };
+  }
+
+  /** Why this copy is not restored here ([0080]). */
+  get restoreRefusal(): EngineError {
+    const { name } = this.#state.record;
+    const { upstream } = this;
+    if (upstream === undefined || !this.connected)
+      return new EngineError(
+        'unsupported',
+        `group ${name} is a secondary here, and its link is down: it could be restored apart from its primary once roles are there; until then restore the group on its primary`,
+      );
+    const what = `group ${name} is a secondary here, and takes what link ${upstream.linkName} of its primary sends: restore the group on its primary, and this copy follows`;
+    return new EngineError('invalid', what);
+  }
+
   /** Keeps it from applying what comes ([0061]), durably. */
   freeze(): Promise<void> {
     return this.#setRecord({ frozen: true });
   }
 
-  thaw(): Promise<void> {
-    return this.#setRecord({ frozen: false });
+  /** It goes on; and readers get at once what a resync has brought, however young it is (rule K12). */
+  async thaw(): Promise<void> {
+    const state = this.#state;
+    await state.lane(async () => {
+      if (replicaOf(state).oldImage !== null) await this.#resync.show({ frozen: false });
+      else await writeReplica(state, state.checkpointLsn, { frozen: false });
+    });
+    this.#host.freed();
+    this.#admission.poke();
+    this.#host.changed();
   }
 
   /** What comes is applied so many seconds after it came. Durable. Throws `invalid`. */
   async setApplyDelay(applyDelaySeconds: number): Promise<void> {
-    if (!Number.isSafeInteger(applyDelaySeconds) || applyDelaySeconds < 0)
-      throw new EngineError('invalid', 'a delay is a whole number of seconds');
+    checkApplyDelay(applyDelaySeconds);
     await this.#setRecord({ applyDelaySeconds });
   }
 

@@ -5,6 +5,7 @@
  * round it holds for is in memory alone: a primary that comes back asks again.
  */
 import { EngineError } from '../errors.ts';
+import type { ReplicaRecord } from '../group-record.ts';
 import type { GroupState, GroupVolume, RecordChanges } from '../group-state.ts';
 import type { RegionContent } from '../link/peer.ts';
 import type { Layer } from '../snapshot/chain.ts';
@@ -29,6 +30,8 @@ export class Resync {
   readonly #state: GroupState;
   readonly #needs: Needs;
   hold: Hold | undefined;
+  /** What has come since the guard was taken, or the group was opened. */
+  readonly received = { regions: 0, bytes: 0 };
   /** Regions that have come since the last sync, by number of the volume, and how often a volume's sync had failed before. */
   readonly #unsynced = new Map<number, Set<RegionIndex>>();
   #losses = 0;
@@ -51,6 +54,12 @@ export class Resync {
   async guard(lsn: Lsn, changes: () => RecordChanges): Promise<void> {
     const replica = replicaOf(this.#state);
     if (replica.resync !== null) return;
+    this.received.regions = 0;
+    this.received.bytes = 0;
+    if (replica.oldImage !== null) {
+      await this.#keepGuard(lsn, changes);
+      return;
+    }
     if (await this.#state.space.isShort())
       throw new EngineError(
         'unavailable',
@@ -67,6 +76,16 @@ export class Resync {
       message:
         'regions come out of order from here on: readers see the volumes as they are now until all have come',
       data: { lsn },
+    });
+  }
+
+  /** Readers have the image from before the resync before this one, and get what is there neither before this one is complete (rule K12). */
+  async #keepGuard(lsn: Lsn, changes: () => RecordChanges): Promise<void> {
+    const more = changes();
+    const replica = more.replica ?? replicaOf(this.#state);
+    await this.#state.writeRecord(lsn, {
+      ...more,
+      replica: { ...replica, resync: replica.oldImage, oldImage: null },
     });
   }
 
@@ -94,8 +113,16 @@ export class Resync {
     volume.unsynced = true;
     await eachRegion(state, regions, (region) => this.#put(volume, region, byRegion.get(region)));
     for (const region of regions) unsynced.add(region);
-    state.counters.regionsResynced += regions.length;
-    for (const bytes of byRegion.values()) state.counters.bytesReceived += bytes?.length ?? 0;
+    this.#count(regions.length, [...byRegion.values()]);
+  }
+
+  #count(regions: number, contents: readonly (Buffer | undefined)[]): void {
+    const { counters } = this.#state;
+    const bytes = contents.reduce((sum, content) => sum + (content?.length ?? 0), 0);
+    counters.regionsResynced += regions;
+    counters.bytesReceived += bytes;
+    this.received.regions += regions;
+    this.received.bytes += bytes;
   }
 
   #judge(volume: GroupVolume, region: RegionIndex, bytes: Buffer | undefined): void {
@@ -138,25 +165,46 @@ export class Resync {
     }
   }
 
-  /** The volumes are what the primary's were at the hold, unless something is needed still: whether they are. In the lane. */
+  /**
+   * The volumes are what the primary's were at the hold, unless something is needed still: whether they are. Readers of one that applies late keep what they
+   * see until `show` (rule K12). In the lane.
+   */
   async complete(): Promise<boolean> {
     const state = this.#state;
-    const replica = replicaOf(state);
     await this.sync();
     if (this.#needs.count > 0) return false;
-    const guard = state.chain.layers.find((layer) => layer.id === replica.resync?.guardId);
+    const { resync, needs, applyDelaySeconds } = replicaOf(state);
+    const changes = { resync: null, needs: { version: needs.version, volumes: [] } };
+    const keeps = resync !== null && applyDelaySeconds > 0;
+    if (keeps) await writeReplica(state, state.checkpointLsn, { ...changes, oldImage: resync });
+    else await this.#showVolumes(resync, changes);
+    await this.#needs.forget();
+    const message = keeps
+      ? 'everything has come: readers keep the image from before until what has come is as old as the delay'
+      : 'everything has come: readers see the volumes again';
+    state.emit({ type: 'resync.completed', message, data: { lsn: state.checkpointLsn } });
+    return true;
+  }
+
+  /** Rule K12: readers get the volumes, after a resync that is complete; with `changes` of the record besides. In the lane. */
+  async show(changes: Partial<ReplicaRecord> = {}): Promise<void> {
+    const state = this.#state;
+    await this.#showVolumes(replicaOf(state).oldImage, { ...changes, oldImage: null });
+    const message = 'readers see the volumes again, as they are after the resynchronisation';
+    state.emit({ type: 'resync.shown', message, data: { lsn: state.checkpointLsn } });
+  }
+
+  /** One durable write, and then in one go. The guard is needed no more. */
+  async #showVolumes(shown: ReplicaRecord['resync'], changes: Partial<ReplicaRecord>): Promise<void> {
+    const state = this.#state;
+    const guard = state.chain.layers.find((layer) => layer.id === shown?.guardId);
     if (guard !== undefined) guard.users--;
     try {
-      const needs = { version: replica.needs.version, volumes: [] };
-      await writeReplica(state, state.checkpointLsn, { resync: null, needs });
+      await writeReplica(state, state.checkpointLsn, changes);
     } catch (error) {
       if (guard !== undefined) guard.users++;
       throw error;
     }
     state.shownImage = undefined;
-    await this.#needs.forget();
-    const message = 'everything has come: readers see the volumes again';
-    state.emit({ type: 'resync.completed', message, data: { lsn: state.checkpointLsn } });
-    return true;
   }
 }

@@ -182,6 +182,13 @@ export function secondsArgument(text: string): number {
   return Number(count) * factor;
 }
 
+/** How often, in seconds: `5`, `0.5`. */
+export function periodArgument(text: string): number {
+  const seconds = Number(text);
+  if (/^\d{1,5}(\.\d{1,3})?$/.test(text) && seconds >= 0.1) return seconds;
+  throw new InvalidArgumentError('write seconds, 0.1 or more.');
+}
+
 export function linkNameArgument(text: string): string {
   return usage(() => nameOf('link', text));
 }

@@ -93,6 +93,7 @@ function refuseWrongSpec(command: Command, name: string, flags: CreateFlags): vo
       volumes,
       ...(flags.logSize === undefined ? {} : { logBytes: flags.logSize }),
       ...(flags.log === undefined ? {} : { logFile: flags.log }),
+      ...(flags.applyDelay === undefined ? {} : { replica: { applyDelaySeconds: flags.applyDelay } }),
     });
   } catch (error) {
     if (!(error instanceof EngineError)) throw error;

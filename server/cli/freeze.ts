@@ -10,7 +10,7 @@ export function addFreeze(program: Command, output: Output): void {
       .description(
         what === 'freeze'
           ? 'keep a secondary as it is: what its primary sends is kept, and not applied'
-          : 'let a frozen secondary apply what it has',
+          : 'let a frozen secondary apply what it has, and show at once what a resync has brought',
       )
       .argument('<group>', 'a group that is a secondary here', groupArgument);
     withNodeFlags(command).action((group: string, flags: NodeFlags) =>

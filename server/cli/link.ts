@@ -19,6 +19,8 @@ interface SettingFlags extends NodeFlags {
   readonly mode?: 'async' | 'memory' | 'sync';
   readonly onLost?: 'go-on' | 'block';
   readonly onFull?: 'dcm' | 'block' | 'detach';
+  readonly resync?: 'auto' | 'manual';
+  readonly orderedOnly?: boolean;
   readonly limit?: number;
   readonly limitSeconds?: number;
   readonly rate?: number;
@@ -64,6 +66,17 @@ function withSettings(command: Command): Command {
         'when the log kept for it reaches its limit: mark regions, hold the writers, or detach (default: dcm)',
       ).choices(['dcm', 'block', 'detach']),
     )
+    .addOption(
+      new Option(
+        '--resync <policy>',
+        'regions that the secondary lacks are copied by themselves, or when you say so: tidemark resync (default: auto)',
+      ).choices(['auto', 'manual']),
+    )
+    .option(
+      '--ordered-only',
+      'restores that would have regions copied out of order are refused, unless forced',
+    )
+    .option('--no-ordered-only', 'they are not')
     .option('--limit <size>', 'log kept for it at most (default: half of the ring)', sizeArgument)
     .option('--limit-seconds <time>', 'and for so long at most, such as 90s, 15m or 2h', secondsArgument)
     .option('--rate <size>', 'what a resync moves a second at most (default: no limit)', sizeArgument)
@@ -75,11 +88,13 @@ function withSettings(command: Command): Command {
 }
 
 async function settingsOf(flags: SettingFlags): Promise<LinkSetRequest> {
-  const { mode, onLost, onFull, limit, limitSeconds, rate, secretFile } = flags;
+  const { mode, onLost, onFull, resync, orderedOnly, limit, limitSeconds, rate, secretFile } = flags;
   return {
     ...(mode === undefined ? {} : { mode }),
     ...(onLost === undefined ? {} : { onLost }),
     ...(onFull === undefined ? {} : { onFull }),
+    ...(resync === undefined ? {} : { resync }),
+    ...(orderedOnly === undefined ? {} : { orderedOnly }),
     ...(limit === undefined ? {} : { limitBytes: limit }),
     ...(limitSeconds === undefined ? {} : { limitSeconds }),
     ...(rate === undefined ? {} : { rateBytesPerSecond: rate }),

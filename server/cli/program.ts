@@ -16,6 +16,7 @@ import { DONE, REFUSED, WRONG_USAGE } from './exit-status.ts';
 import { addFreeze } from './freeze.ts';
 import { addImport } from './import.ts';
 import { addLink } from './link.ts';
+import { addReplica } from './replica.ts';
 import { addRestore } from './restore.ts';
 import { addResync } from './resync.ts';
 import { addServe } from './serve.ts';
@@ -75,6 +76,7 @@ function buildProgram(streams: CliStreams, finish: Finish): Command {
     addRestore,
     addLink,
     addResync,
+    addReplica,
     addFreeze,
     addDiff,
     addImport,

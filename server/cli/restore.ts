@@ -23,7 +23,10 @@ export function addRestore(program: Command, output: Output): void {
     .option('--plan', 'show what would be copied, and change nothing')
     .option('--json', 'the plan as JSON')
     .option('--wait', 'until everything is copied')
-    .option('--force', 'end the sessions and kernel devices that use what is restored');
+    .option(
+      '--force',
+      'end the sessions and kernel devices that use what is restored, and go on where a link would refuse it',
+    );
   withNodeFlags(command).action(async ({ group, snapshot }: SnapshotArgument, flags: RestoreFlags) => {
     if (flags.json === true && flags.plan !== true) command.error('--json goes with --plan');
     await withNode(flags, async (client) => {
@@ -64,8 +67,8 @@ export function formatPlan(group: string, plan: RestorePlanView): string {
     formatSize(bytes),
   ]);
   rows.push(['total', String(plan.regions), formatSize(plan.bytes)]);
-  const links = plan.links.map(({ link, path, bytes, note }) => {
-    const more = note === null ? '' : `; ${note}`;
+  const links = plan.links.map(({ link, path, bytes, note, refused }) => {
+    const more = `${note === null ? '' : `; ${note}`}${refused === null ? '' : `; REFUSED: ${refused}`}`;
     return `\nlink ${link}: ${path}, ${formatSize(bytes)} would travel${more}`;
   });
   return `restoring ${group}@${plan.snapshot} would copy:\n${formatTable(COLUMNS, rows)}${links.join('')}`;

@@ -14,7 +14,9 @@ interface ResyncFlags extends NodeFlags {
 export function addResync(program: Command, output: Output): void {
   const command = program
     .command('resync')
-    .description('have what the secondaries lack copied now, without waiting for the next try')
+    .description(
+      'have what the secondaries lack copied now, without waiting for the next try; also where a link waits to be told',
+    )
     .argument('<group>', 'a group of this node', groupArgument)
     .option('--link <name>', 'only this one (default: all)', linkNameArgument)
     .option('--full', 'everything is copied again, whatever the secondary has')

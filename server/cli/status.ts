@@ -1,21 +1,22 @@
-import { setTimeout as sleep } from 'node:timers/promises';
 import type { Command } from 'commander';
 import type { ControlClient } from '../control/client.ts';
 import type { GroupStatus, NodeStatus, VolumeStatus } from '../control/schemas.ts';
 import { formatSize } from '../sizes.ts';
-import { groupArgument } from './arguments.ts';
+import { groupArgument, periodArgument } from './arguments.ts';
 import { formatProgress } from './follow.ts';
 import { formatLinks, formatReplica } from './link-tables.ts';
 import { type NodeFlags, type Output, withNode, withNodeFlags } from './session.ts';
 import { formatSnapshots } from './snapshot.ts';
 import { type Column, formatTable } from './table.ts';
+import { interruptible, watch } from './watch.ts';
 
 interface StatusFlags extends NodeFlags {
   readonly json?: boolean;
-  readonly watch?: boolean;
+  /** In seconds; true: as often as it is done unless told. */
+  readonly watch?: number | true;
 }
 
-const WATCH_PERIOD_MS = 1000;
+const WATCH_PERIOD_SECONDS = 1;
 /** ANSI: cursor to the top left, and everything behind it cleared. */
 const CLEAR_SCREEN = '\u001b[H\u001b[J';
 
@@ -25,15 +26,20 @@ export function addStatus(program: Command, output: Output): void {
     .description('show the node, its groups, volumes and snapshots')
     .argument('[group]', 'only this group', groupArgument)
     .option('--json', 'as JSON')
-    .option('--watch', 'again every second, until interrupted');
+    .option('--watch [seconds]', 'again every second, or so often, until interrupted', periodArgument);
   withNodeFlags(command).action((group: string | undefined, flags: StatusFlags) =>
     withNode(flags, async (client) => {
-      do {
+      const isWatched = flags.watch !== undefined;
+      const show = async (): Promise<void> => {
         const found = await readStatus(client, group);
-        if (flags.watch === true && output.isTerminal) output.raw(CLEAR_SCREEN);
-        output.line(flags.json === true ? formatJson(found, flags.watch === true) : formatStatus(found));
-        if (flags.watch === true) await sleep(WATCH_PERIOD_MS);
-      } while (flags.watch === true);
+        const text = flags.json === true ? formatJson(found, isWatched) : formatStatus(found);
+        if (isWatched && output.isTerminal) output.raw(CLEAR_SCREEN);
+        // A block each time, and a line each time of JSON.
+        output.line(isWatched && !output.isTerminal && flags.json !== true ? `${text}\n` : text);
+      };
+      const seconds = flags.watch === true ? WATCH_PERIOD_SECONDS : flags.watch;
+      if (seconds === undefined) await show();
+      else await interruptible((interrupted) => watch(show, seconds * 1000, interrupted));
     }),
   );
 }

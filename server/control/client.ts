@@ -5,7 +5,7 @@ import { text } from 'node:stream/consumers';
 import { createParser, type EventSourceMessage } from 'eventsource-parser';
 import { errnoOf } from '../../engine/errors.ts';
 import { checkSocketPath } from '../unix-socket.ts';
-import type { LinkRequest, LinkSetRequest, LinkStatus } from './link-schemas.ts';
+import type { LinkRequest, LinkSetRequest, LinkStatus, ReplicaSetRequest } from './link-schemas.ts';
 import type {
   AttachRequest,
   DeviceView,
@@ -162,6 +162,10 @@ export class ControlClient {
 
   thaw(group: string): Promise<GroupStatus> {
     return this.#json<GroupStatus>('POST', `/v1/groups/${encodeURIComponent(group)}/thaw`);
+  }
+
+  setReplica(group: string, request: ReplicaSetRequest): Promise<GroupStatus> {
+    return this.#json<GroupStatus>('POST', `/v1/groups/${encodeURIComponent(group)}/replica/set`, request);
   }
 
   import(group: string, volume: string, request: ImportRequest): Promise<OperationStatus> {

@@ -1,6 +1,13 @@
 /** Routes for links, and for what a secondary applies. */
 import { Type } from 'typebox';
-import { LinkPath, LinkRequest, LinkSetRequest, LinkStatus, ResyncRequest } from './link-schemas.ts';
+import {
+  LinkPath,
+  LinkRequest,
+  LinkSetRequest,
+  LinkStatus,
+  ReplicaSetRequest,
+  ResyncRequest,
+} from './link-schemas.ts';
 import type { NodeControl } from './node-control.ts';
 import { type Api, ERRORS, NOTHING } from './routes.ts';
 import { GroupPath, GroupStatus } from './schemas.ts';
@@ -105,6 +112,22 @@ function addSteering(api: Api, node: NodeControl): void {
       },
     );
   }
+  api.post(
+    '/v1/groups/:group/replica/set',
+    {
+      schema: {
+        summary: 'Change how a secondary applies',
+        params: GroupPath,
+        body: ReplicaSetRequest,
+        response: { 200: GroupStatus, ...ERRORS },
+      },
+    },
+    async (request) => {
+      const { group } = request.params;
+      await node.links.setReplica(group, request.body);
+      return node.groupStatus(group);
+    },
+  );
 }
 
 const STEERING = {

@@ -11,6 +11,12 @@ const OnLost = Type.Union([Type.Literal('go-on'), Type.Literal('block')], {
 const OnFull = Type.Union([Type.Literal('dcm'), Type.Literal('block'), Type.Literal('detach')], {
   description: 'what it does when it holds the log back past its limit',
 });
+const ResyncPolicy = Type.Union([Type.Literal('auto'), Type.Literal('manual')], {
+  description: 'whether regions are copied by themselves, or when a resync is asked for',
+});
+const OrderedOnly = Type.Boolean({
+  description: 'restores that would have regions copied out of order are refused unless forced',
+});
 const RestorePath = Type.Union([
   Type.Literal('pending'),
   Type.Literal('by reference'),
@@ -25,6 +31,8 @@ export const LinkStatus = Type.Object({
   mode: Mode,
   onLost: OnLost,
   onFull: OnFull,
+  resync: ResyncPolicy,
+  orderedOnly: OrderedOnly,
   limitBytes: Count,
   limitSeconds: Count,
   rateBytesPerSecond: Count,
@@ -40,6 +48,24 @@ export const LinkStatus = Type.Object({
   waitsFor: nullable(Type.String({ description: 'what has to happen for it to go on' })),
   lagBytes: Count,
   lagSeconds: Type.Number({ minimum: 0 }),
+  lagRecords: nullable(
+    Type.Integer({
+      minimum: 0,
+      description: 'approximate; null: some of it was logged before the node started',
+    }),
+  ),
+  shippedBytesPerSecond: nullable(
+    Type.Number({ minimum: 0, description: 'of the log, over the last ten seconds' }),
+  ),
+  resyncedBytesPerSecond: nullable(
+    Type.Number({ minimum: 0, description: 'of regions, over the last ten seconds' }),
+  ),
+  secondsLeft: nullable(
+    Type.Number({
+      minimum: 0,
+      description: 'until nothing is left of regions, or else of the log, at these rates',
+    }),
+  ),
   dcmRegions: Type.Integer({ minimum: 0, description: 'regions that the secondary lacks, beside the log' }),
   bytesShipped: Type.Integer({ minimum: 0, description: 'of the log, since the node started' }),
   regionsResynced: Count,
@@ -54,6 +80,9 @@ export const LinkForecastView = Type.Object({
   path: RestorePath,
   bytes: Type.Integer({ minimum: 0, description: 'what would travel' }),
   note: nullable(Type.String()),
+  refused: nullable(
+    Type.String({ description: 'why the restore is refused because of it unless it is forced' }),
+  ),
 });
 export type LinkForecastView = Static<typeof LinkForecastView>;
 
@@ -64,8 +93,25 @@ export const ReplicaStatus = Type.Object({
   connected: Type.Boolean(),
   frozen: Type.Boolean(),
   applyDelaySeconds: Count,
-  horizonLsn: Count,
-  resyncing: Type.Boolean({ description: 'readers get the image from before, or nothing' }),
+  endLsn: Type.Integer({ minimum: 0, description: 'what it has received' }),
+  durableLsn: Count,
+  appliedLsn: Count,
+  horizonLsn: Type.Integer({ minimum: 0, description: 'what is part of its volumes' }),
+  shows: Type.Object(
+    {
+      image: Type.Union([Type.Literal('volumes'), Type.Literal('guard'), Type.Literal('nothing')], {
+        description: 'the volumes; the image from before a resync; nothing, before the first has ended',
+      }),
+      lsn: nullable(Count),
+      until: nullable(
+        Type.String({ description: 'when readers get the volumes: the apply delay after a resync' }),
+      ),
+    },
+    { description: 'what readers of its volumes get' },
+  ),
+  resyncing: Type.Boolean({ description: 'regions come out of order' }),
+  regionsReceived: Type.Integer({ minimum: 0, description: 'that the last resync has brought' }),
+  bytesReceived: Type.Integer({ minimum: 0, description: 'that the last resync has brought' }),
   holdingLsn: nullable(Count),
   heldBack: nullable(Type.String({ description: 'why it does not apply what it has' })),
   needsRegions: Type.Boolean({ description: 'it has asked for regions that are not in the log' }),
@@ -82,6 +128,8 @@ const settings = {
   mode: Type.Optional(Mode),
   onLost: Type.Optional(OnLost),
   onFull: Type.Optional(OnFull),
+  resync: Type.Optional(ResyncPolicy),
+  orderedOnly: Type.Optional(OrderedOnly),
   limitBytes: Type.Optional(Count),
   limitSeconds: Type.Optional(Count),
   rateBytesPerSecond: Type.Optional(Count),
@@ -113,5 +161,11 @@ export const ResyncRequest = Type.Object(
   },
   { additionalProperties: false },
 );
+
+export const ReplicaSetRequest = Type.Object(
+  { applyDelaySeconds: Count },
+  { additionalProperties: false, description: 'what comes is applied so long after it came' },
+);
+export type ReplicaSetRequest = Static<typeof ReplicaSetRequest>;
 
 export const LinkPath = Type.Object({ group: Name, link: Name });

@@ -1,5 +1,5 @@
 import type { EventLog } from '../events.ts';
-import type { LinkRequest, LinkSetRequest, LinkStatus } from './link-schemas.ts';
+import type { LinkRequest, LinkSetRequest, LinkStatus, ReplicaSetRequest } from './link-schemas.ts';
 import type { AttachRequest, DeviceView, GroupRequest, GroupStatus, NodeStatus } from './schemas.ts';
 import type {
   ChangesPage,
@@ -68,4 +68,5 @@ export interface LinkAdministration {
   /** Throws `invalid` for a primary. */
   freeze(group: string): Promise<void>;
   thaw(group: string): Promise<void>;
+  setReplica(group: string, request: ReplicaSetRequest): Promise<void>;
 }

@@ -48,6 +48,7 @@ export const PeerStateShape = Type.Object({
   resyncing: Type.Boolean(),
   needs: Nat,
   restoredByReferenceLsn: orNull(LogPosition),
+  isShort: Type.Boolean(),
   heldBack: orNull(Type.String({ maxLength: 4096 })),
   snapshots: Type.Array(Type.Object({ id: Uuid, name: PeerName, lsn: LogPosition }), {
     maxItems: MAX_SNAPSHOTS_TOLD,

@@ -1,6 +1,11 @@
 /** A disk that fills at a bad moment: what waits for space must not keep from ending what would make some, or what needs none. */
 import t from 'tap';
+import { Group } from '../../engine/group.ts';
+import { KIB } from '../../engine/units.ts';
 import { GroupBench } from '../fixtures/group-bench.ts';
+import { ManualClock } from '../fixtures/manual-clock.ts';
+import { MemoryFolder } from '../fixtures/memory-disk.ts';
+import { Random } from '../fixtures/random.ts';
 
 const isFull = (operation: string, name: string) =>
   operation === 'write' && name.endsWith('v.img') ? 'ENOSPC' : undefined;
@@ -105,4 +110,34 @@ t.test('L6: what was told before is not told again by close', async (t) => {
   await t.rejects(bench.volume().flush(), { code: 'unavailable', errno: 'EIO' });
   await bench.group.close();
   t.same(bench.folder.openNames, []);
+});
+
+t.test('a secondary for whose log there is no room is refused, and leaves nothing open', async (t) => {
+  const folder = new MemoryFolder(new Random(1));
+  const volumes = [{ name: 'v', sizeBytes: 16 * KIB }];
+  const spec = { name: 'g', regionBytes: 4 * KIB, volumes, logBytes: 256 * KIB, replica: {} };
+  const isRing = (operation: string, name: string) => operation === 'zero' && name === 'log.ring';
+  const full = (operation: string, name: string) => (isRing(operation, name) ? 'ENOSPC' : undefined);
+  folder.faults.decide = full;
+  const noRoom = { code: 'disk', errno: 'ENOSPC' };
+  await t.rejects(Group.create(folder, spec, new ManualClock()), noRoom);
+  t.same([folder.openNames, [...folder.media.keys()]], [[], []], 'all or nothing');
+  // The power goes when everything else of it is there.
+  let isDead = false;
+  folder.faults.decide = (operation, name) => {
+    if (!isDead && isRing(operation, name)) {
+      isDead = true;
+      folder.crash();
+    }
+    return isDead ? 'EIO' : undefined;
+  };
+  await t.rejects(Group.create(folder, spec, new ManualClock()), { code: 'disk' });
+  folder.faults.decide = full;
+  await t.rejects(Group.open(folder, new ManualClock()), noRoom);
+  t.same(folder.openNames, []);
+  folder.faults.decide = undefined;
+  const group = await Group.open(folder, new ManualClock());
+  t.equal(group.role, 'secondary');
+  await group.close();
+  t.same(folder.openNames, []);
 });

@@ -294,6 +294,7 @@ t.test('the API describes itself, with every route', async (t) => {
     'post /v1/groups/{group}/links/{link}/resume',
     'post /v1/groups/{group}/links/{link}/resync',
     'post /v1/groups/{group}/links/{link}/set',
+    'post /v1/groups/{group}/replica/set',
     'post /v1/groups/{group}/snapshots',
     'post /v1/groups/{group}/snapshots/{snapshot}/detach',
     'post /v1/groups/{group}/snapshots/{snapshot}/refresh',

@@ -54,6 +54,8 @@ t.test('the life of a link, as typed', async (t) => {
       mode: 'async',
       onLost: 'go-on',
       onFull: 'dcm',
+      resync: 'auto',
+      orderedOnly: false,
       limitBytes: 0,
       limitSeconds: 0,
       rateBytesPerSecond: 0,
@@ -62,7 +64,7 @@ t.test('the life of a link, as typed', async (t) => {
   const file = join(node.folder, 'peer');
   await writeFile(file, `${SECRET}\n`);
   await says(
-    `link add g nbd://10.0.0.2:10810/h --name far --mode sync --on-lost block --on-full detach --limit 64M --limit-seconds 15m --rate 10M --secret-file ${file} --assume-equal`,
+    `link add g nbd://10.0.0.2:10810/h --name far --mode sync --on-lost block --on-full detach --resync manual --ordered-only --limit 64M --limit-seconds 15m --rate 10M --secret-file ${file} --assume-equal`,
     'added link far from g to nbd://10.0.0.2:10810/h\n',
   );
   t.match(links.list[1], {
@@ -70,14 +72,20 @@ t.test('the life of a link, as typed', async (t) => {
     mode: 'sync',
     onLost: 'block',
     onFull: 'detach',
+    resync: 'manual',
+    orderedOnly: true,
     limitBytes: 64 * MIB,
     limitSeconds: 900,
     rateBytesPerSecond: 10 * MIB,
   });
   t.strictSame(links.assumedEqual, ['far']);
   t.equal(node.linkSecrets.get('far')?.toString('hex'), SECRET);
-  await says('link set g far --mode memory --rate 1M', 'changed link far of g\n');
+  await says(
+    'link set g far --mode memory --rate 1M --resync auto --no-ordered-only',
+    'changed link far of g\n',
+  );
   t.match(links.list[1], { mode: 'memory', rateBytesPerSecond: MIB, onLost: 'block' });
+  t.match(links.list[1], { resync: 'auto', orderedOnly: false });
   for (const [what, done, state] of [
     ['pause', 'paused', 'paused'],
     ['resume', 'resumed', 'connecting'],
@@ -126,6 +134,9 @@ t.test('status tells where a link stands, and what it waits for', async (t) => {
     state: 'resync',
     lagBytes: 3 * MIB,
     lagSeconds: 2.25,
+    lagRecords: 7,
+    resyncedBytesPerSecond: 2 * MIB + 0.4,
+    secondsLeft: 239.5,
     bytesShipped: 5 * MIB,
     regionsResynced: 4,
     bytesResynced: 16_384,
@@ -135,11 +146,27 @@ t.test('status tells where a link stands, and what it waits for', async (t) => {
   });
   await says(
     'status g',
-    /LINK +TO .*\ng:a +nbd\+unix:.* async +resync +3 MiB +2\.3 +16 +5 MiB +4 \(16 KiB\)\nlink a: the log did not reach back; waits for the secondary to hold; the restore at LSN 99 went by reference/,
+    /LINK +TO .*\ng:a +nbd\+unix:.* async +resync +3 MiB +7 +2\.3 +16 +5 MiB +4 \(16 KiB\) +2 MiB\/s +4 min\nlink a: the log did not reach back; waits for the secondary to hold; the restore at LSN 99 went by reference/,
   );
   t.match((await node.client.group('g')).links, [
-    { name: 'a', state: 'resync', position: { baseLsn: 0, logLsn: null } },
+    { name: 'a', state: 'resync', position: { baseLsn: 0, logLsn: null }, lagRecords: 7, secondsLeft: 239.5 },
   ]);
+  links.change('a', {
+    state: 'streaming',
+    dcmRegions: 0,
+    lagRecords: undefined,
+    shippedBytesPerSecond: undefined,
+    secondsLeft: 9000,
+    resync: 'manual',
+    orderedOnly: true,
+  });
+  await says(
+    'status g',
+    / +- +2\.3 +0 +5 MiB +4 \(16 KiB\) +- +2\.5 h\nlink a: .*; it is resynced by hand; it takes/,
+  );
+  links.change('a', { secondsLeft: 12.1 });
+  await says('link list g', / 13 s\n/);
+  t.match((await node.client.links('g'))[0], { lagRecords: null, shippedBytesPerSecond: null });
 });
 
 t.test('what no link can be is refused, and leaves nothing behind', async (t) => {
@@ -149,6 +176,7 @@ t.test('what no link can be is refused, and leaves nothing behind', async (t) =>
   await refuses('link add g http://10.0.0.2/', 2, /NBD URI/);
   await refuses(`link add g ${UNIX} --mode eventually`, 2, /mode/);
   await refuses(`link add g ${UNIX} --limit-seconds soon`, 2, /90s, 15m/);
+  await refuses(`link add g ${UNIX} --resync never`, 2, /auto, manual/);
   await refuses(`link add g ${UNIX} --name a/b`, 2, /cannot name a link/);
   await refuses(`link add g ${UNIX} --secret-file ${node.folder}/none`, 1, /none/);
   await writeFile(join(node.folder, 'bad'), 'secret');
@@ -201,7 +229,10 @@ t.test('a secondary: what feeds it, freezing and thawing', async (t) => {
   const replica = new FakeFedReplica();
   group.replica = replica;
   group.role = 'secondary';
-  await says('status g', /group g has not met its primary; shows LSN 32\n/);
+  await says(
+    'status g',
+    /group g has not met its primary; shows LSN 32; LSN end 64, durable 64, horizon 32, applied 32\n/,
+  );
   replica.upstream = { linkName: 'far', memberId: 'm' };
   replica.applyDelaySeconds = 90;
   replica.told = { ...replica.told, resyncing: true, needs: 3, heldBack: 'it is frozen' };
@@ -209,34 +240,60 @@ t.test('a secondary: what feeds it, freezing and thawing', async (t) => {
   t.equal(replica.frozen, true);
   await says(
     'status g',
-    /group g takes what link far sends, which is not connected; shows LSN 32; IS BEING RESYNCED.*; has asked for regions; is frozen; applies 90 s late; holds back: it is frozen\n/,
+    /group g takes what link far of member m sends, which is not connected; shows LSN 32; .*; IS BEING RESYNCED: 0 regions, 0 B have come; has asked for regions; is frozen; applies 90 s late; holds back: it is frozen\n/,
   );
+  replica.received = { regions: 3, bytes: 3 * 4096 };
+  replica.shows = { image: 'guard', lsn: 30, untilMs: undefined };
+  await says(
+    'status g',
+    /shows the image from before the resync, LSN 30, until it is complete; .* RESYNCED: 3 regions, 12 KiB/,
+  );
+  replica.shows = { image: 'guard', lsn: 30, untilMs: 1_700_000_000_000 };
+  await says('status g', /LSN 30, until 2023-11-14T22:13:20\.000Z;/);
+  replica.shows = { image: 'nothing', lsn: null, untilMs: undefined };
+  await says('status g', /shows nothing yet;/);
   await says('thaw g', 'g goes on\n');
   t.match((await node.client.group('g')).replica, {
     upstream: { link: 'far', memberId: 'm' },
     frozen: false,
     needsRegions: true,
+    shows: { image: 'nothing', lsn: null, until: null },
+    regionsReceived: 3,
   });
+  await says('replica set g --apply-delay 15m', 'g applies what comes 900 s later\n');
+  t.equal(replica.applyDelaySeconds, 900);
+  await says('replica set g --apply-delay 0', 'g applies what comes at once\n');
+  await refuses('replica set g', 2, /--apply-delay/);
+  await refuses('replica set g --apply-delay soon', 2, /90s, 15m/);
+  group.replica = undefined;
+  await refuses('replica set g --apply-delay 1', 1, /is a primary here/);
 });
 
 t.test('restore --plan forecasts each link', async (t) => {
   const { links, says, node } = await start(t);
   await says('snapshot create g@a', /created/);
   links.forecasts = [
-    { link: 'near', path: 'by reference', bytes: 512, note: undefined },
-    { link: 'far', path: 'by regions', bytes: 8192, note: 'writers are held during the resync' },
+    { link: 'near', path: 'by reference', bytes: 512, note: undefined, refused: undefined },
+    {
+      link: 'far',
+      path: 'by regions',
+      bytes: 8192,
+      note: 'writers are held during the resync',
+      refused: 'it is set to ordered-only',
+    },
   ];
   await says(
     'restore g@a --plan',
-    /\nlink near: by reference, 512 B would travel\nlink far: by regions, 8 KiB would travel; writers are held during the resync\n$/,
+    /\nlink near: by reference, 512 B would travel\nlink far: by regions, 8 KiB would travel; writers are held during the resync; REFUSED: it is set to ordered-only\n$/,
   );
   t.match((await node.client.planRestore('g', 'a', undefined)).links, [
-    { note: null },
-    { path: 'by regions' },
+    { note: null, refused: null },
+    { path: 'by regions', refused: 'it is set to ordered-only' },
   ]);
 });
 
 t.test('a delay goes with a replica', async (t) => {
   const { refuses } = await start(t);
   await refuses('create h --volume v:1M --apply-delay 5m', 2, /--apply-delay goes with --replica/);
+  await refuses('create h --volume v:1M --replica --apply-delay 9999d', 2, /from 0 to 315360000/);
 });

@@ -68,6 +68,27 @@ t.test('an answer that cannot be written is a failure; a reader that has gone is
   t.match(await shell('set -o pipefail; "$1" "$2" status --state "$3" | true'), { status: 0, stderr: '' });
 });
 
+t.test('status --watch on a pipe: JSON lines, until it is interrupted, which is no failure', async (t) => {
+  const node = await serveForTest(t, {});
+  const main = join(projectFolder(), 'dist/server/main.js');
+  const command = [main, 'status', '--json', '--watch', '0.1', '--state', node.stateFolder];
+  const child = spawn(process.execPath, command, { stdio: ['ignore', 'pipe', 'pipe'] });
+  let said = '';
+  child.stdout.setEncoding('utf8');
+  const shown = new Promise<void>((resolve) => {
+    child.stdout.on('data', (text: string) => {
+      said += text;
+      if (said.split('\n').length > 2) resolve();
+    });
+  });
+  await shown;
+  child.kill('SIGINT');
+  t.same(await once(child, 'exit'), [0, null]);
+  const lines = said.trimEnd().split('\n');
+  t.ok(lines.length >= 2);
+  for (const line of lines) t.match(JSON.parse(line), { node: { pid: node.pid }, groups: [] });
+});
+
 t.test('as installed, the thread pool has eight threads, unless told otherwise', async (t) => {
   const folder = await temporaryFolder(t);
   const threads = async (size: string | undefined): Promise<number> => {

@@ -35,6 +35,7 @@ const peer: PeerState = {
   resyncing: false,
   needs: 0,
   restoredByReferenceLsn: null,
+  isShort: false,
   heldBack: null,
   snapshots: [],
 };

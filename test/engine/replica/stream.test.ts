@@ -81,6 +81,7 @@ t.test('K12: frozen, and delayed', async (t) => {
     regions: 4,
     secondary: { replica: { applyDelaySeconds: 10 } },
   });
+  await pair.secondary.pass(10_000);
   await pair.primary.write(0, 1, 4);
   await pair.stream();
   t.same(await pair.secondary.fills(), [0, 0, 0, 0]);

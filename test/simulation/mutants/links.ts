@@ -60,4 +60,21 @@ export const LINK_MUTANTS: readonly Mutant[] = [
     prefer: { plan: { secondaries: [SMALL_LIMIT] }, weights: { check: 30, pause: 5, resume: 5 } },
     maxRuns: 3000,
   },
+  {
+    name: 'readers of one that applies late see at once what a resync has brought',
+    rule: 'K12',
+    cluster: true,
+    edits: [
+      edit(
+        'replica/resync.ts',
+        'const keeps = resync !== null && applyDelaySeconds > 0;',
+        'const keeps = false;',
+      ),
+    ],
+    prefer: {
+      plan: { secondaries: [{ ...SMALL_LIMIT, applyDelaySeconds: 1 }] },
+      weights: { check: 30, pause: 5, resume: 5 },
+    },
+    maxRuns: 500,
+  },
 ];

@@ -63,6 +63,7 @@ async function checkSecondary(cluster: Cluster, node: SimNode): Promise<void> {
   const { group } = node;
   const { history } = cluster;
   const before = group?.replica?.state();
+  const shown = group?.replica?.shows;
   // Another look may end before this one, and have seen what came later.
   const { shownAt } = node;
   if (group === undefined || before === undefined) return;
@@ -72,13 +73,15 @@ async function checkSecondary(cluster: Cluster, node: SimNode): Promise<void> {
   );
   const after = group.replica?.state();
   if (found === undefined || node.group !== group || after === undefined) return;
-  const still = before.horizonLsn === after.horizonLsn && before.resyncing === after.resyncing;
+  const isSame = shown?.image === group.replica?.shows.image && shown?.lsn === group.replica?.shows.lsn;
+  const still = before.horizonLsn === after.horizonLsn && before.resyncing === after.resyncing && isSame;
   if (!still) {
-    const wrong = history.explains(found, shownAt, history.now);
+    const youngest = Math.max(shownAt, cluster.youngest(node));
+    const wrong = history.explains(found, shownAt, youngest);
     if (wrong === undefined) return;
     throw new Violation(
       '3 (replica)',
-      `node ${node.number} shows cells of no state since ${shownAt}: ${history.nearest(found, shownAt)}`,
+      `node ${node.number} shows cells of no state from ${shownAt} to ${youngest}: ${history.nearest(found, shownAt)}`,
     );
   }
   showsOneState(cluster, node, found);
@@ -100,6 +103,12 @@ export function showsOneState(cluster: Cluster, node: SimNode, found: Cells): vo
     );
   }
   cluster.note(() => `node ${node.number} shows ${number} of ${history.now}`);
+  const youngest = cluster.youngest(node);
+  if (number > Math.max(youngest, node.shownAt))
+    throw new Violation(
+      '3 (K12)',
+      `node ${node.number} shows state ${number} (${history.what(number)}), and ${youngest} is the last that is as old as its delay`,
+    );
   node.shownAt = number;
 }
 

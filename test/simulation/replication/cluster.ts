@@ -63,7 +63,7 @@ export class Cluster {
     );
     this.completeAt = this.nodes.map(() => 0);
     const cells = plan.volumeSectors.map((sectors) => (sectors * SECTOR_BYTES) / CELL_BYTES);
-    this.history = new History(cells, REGION_BYTES / CELL_BYTES);
+    this.history = new History(cells, REGION_BYTES / CELL_BYTES, () => this.scheduler.nowMs);
     this.network = new Network(this.scheduler, this.nodes, {
       bytes: (_, count) => {
         this.bytesShipped += count;
@@ -253,10 +253,21 @@ export class Cluster {
     }
   }
 
-  // What is seen of the primary after every step.
+  /** Rule K12: the number of the last state that a secondary may show now. */
+  youngest(node: SimNode): number {
+    const { applyDelaySeconds = 0 } = this.plan.secondaries[node.number - 1] ?? {};
+    if (applyDelaySeconds === 0) return this.history.now;
+    const old = this.history.thereBy(this.scheduler.nowMs - applyDelaySeconds * 1000);
+    return Math.max(old, Math.min(node.shortenedTo, this.history.now));
+  }
+
+  // What is seen after every step.
 
   observe(): void {
     const { group, history } = this;
+    // A full ring shortens a delay, and so does an operator.
+    for (const node of this.secondaries)
+      if (node.thaws > 0 || node.group?.replica?.wantsRoom === true) node.shortenedTo = history.now;
     if (group === undefined) return;
     for (const view of group.snapshots) {
       const known = history.snapshots.get(view.id);

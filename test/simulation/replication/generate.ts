@@ -89,7 +89,7 @@ function secondary(random: Random, operations: number): SecondaryPlan {
     limitBytes: random.pick([0, 8 * KIB, 32 * KIB, 64 * KIB]),
     rateBytesPerSecond: random.pick([0, 0, 1024 * KIB]),
     joinsAt: random.chance(0.5) ? 0 : random.below(Math.ceil(operations / 2)),
-    applyDelaySeconds: random.pick([0, 0, 0, 0, 1]),
+    applyDelaySeconds: random.pick([0, 0, 0, 1, 10]),
   };
 }
 

@@ -27,19 +27,22 @@ interface Change {
   /** Regions of each volume that it may have moved. */
   readonly touched: readonly ReadonlySet<number>[];
   readonly what: string;
+  readonly atMs: number;
 }
 
 export class History {
   readonly regionCells: number;
   readonly snapshots = new Map<string, RecordedSnapshot>();
+  readonly #nowMs: () => number;
   #changes: Change[];
   /** Below that number nothing may be lost, whatever happens to the primary. */
   durable = 0;
 
-  constructor(cellCounts: readonly number[], regionCells: number) {
+  constructor(cellCounts: readonly number[], regionCells: number, nowMs: () => number) {
     this.regionCells = regionCells;
+    this.#nowMs = nowMs;
     const cells = cellCounts.map((count) => new Int32Array(count));
-    this.#changes = [{ cells, touched: cells.map(() => new Set()), what: 'nothing was written' }];
+    this.#changes = [{ cells, touched: cells.map(() => new Set()), what: 'nothing was written', atMs: 0 }];
   }
 
   /** Number of the last state. */
@@ -66,7 +69,7 @@ export class History {
     const end = Math.ceil((cell + values.length) / this.regionCells);
     const regions = new Set(Array.from({ length: end - first }, (_, index) => first + index));
     const touched = cells.map((_, index) => (index === volume ? regions : new Set<number>()));
-    this.#changes.push({ cells, touched, what });
+    this.#changes.push({ cells, touched, what, atMs: this.#nowMs() });
   }
 
   snapshot(id: string, name: string, local: boolean): RecordedSnapshot {
@@ -109,7 +112,7 @@ export class History {
       if (!volumes.includes(volume)) return new Set<number>();
       return new Set([...(since[volume] ?? []), ...(snapshot.modified[volume] ?? [])]);
     });
-    this.#changes.push({ cells, touched, what: `restore of ${snapshot.name}` });
+    this.#changes.push({ cells, touched, what: `restore of ${snapshot.name}`, atMs: this.#nowMs() });
   }
 
   /** Regions of each volume that changes after that number may have moved. */
@@ -133,6 +136,11 @@ export class History {
       '1, 2 (durable, prefix)',
       `after a crash the primary shows no state from ${least} (${this.what(least)}) to ${this.now}; ${this.nearest(found, least)}`,
     );
+  }
+
+  /** Number of the last state that was there by then. */
+  thereBy(ms: number): number {
+    return this.#changes.findLastIndex(({ atMs }) => atMs <= ms);
   }
 
   /** The first state from `from` on that is this. */

@@ -18,6 +18,10 @@ export class SimNode implements Host {
   isUp = false;
   /** The number of the state that it showed last: it never shows an earlier one again. */
   shownAt = 0;
+  /** The number of the last state that it may show however young it is: somebody, or something, has shortened its delay (rule K12). */
+  shortenedTo = 0;
+  /** Its operator has asked it to go on, and was not answered yet. */
+  thaws = 0;
   /** Writes through its snapshots: what those show is in between while they differ. */
   readonly ownWrites = { begun: 0, ended: 0 };
   /** Its snapshots that a write may be in that was made through what they were before a refresh, by id. */
@@ -61,6 +65,7 @@ export class SimNode implements Host {
   /** The process is dead; with `power` the page cache is lost as well. */
   die(power: boolean): void {
     this.life++;
+    this.thaws = 0;
     this.isUp = false;
     this.group = undefined;
     this.storage.kill(power);

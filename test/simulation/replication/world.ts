@@ -352,9 +352,20 @@ export class ClusterWorld {
   }
 
   async #freeze(op: 'freeze' | 'thaw', number: number): Promise<void> {
-    const { cluster } = this;
-    const replica = cluster.nodes[number]?.group?.replica;
-    if (replica !== undefined) await this.#ended(op, replica[op](), HELD_STEPS);
+    const node = this.cluster.nodes[number];
+    if (node?.group?.replica === undefined) return;
+    if (op === 'thaw') await this.#ended(op, this.#thaw(node), HELD_STEPS);
+    else await this.#ended(op, node.group.replica.freeze(), HELD_STEPS);
+  }
+
+  async #thaw(node: SimNode): Promise<void> {
+    const { life } = node;
+    node.thaws++;
+    await node.group?.replica?.thaw().finally(() => {
+      if (life !== node.life) return;
+      this.cluster.observe();
+      node.thaws--;
+    });
   }
 
   async #localSnapshot(number: number): Promise<void> {
@@ -415,7 +426,7 @@ export class ClusterWorld {
     const { links } = cluster.group ?? {};
     if (links === undefined) return;
     for (const node of cluster.secondaries)
-      if (node.group?.replica !== undefined) await this.#ended('thaw', node.group.replica.thaw());
+      if (node.group?.replica !== undefined) await this.#ended('thaw', this.#thaw(node));
     const isEqual = (): boolean => {
       const end = cluster.group?.log.endLsn ?? Number.POSITIVE_INFINITY;
       const streaming = links.views().every((view) => view.state === 'streaming' && view.dcmRegions === 0);
@@ -431,8 +442,10 @@ export class ClusterWorld {
   }
 
   #hasAll(number: number, endLsn: number): boolean {
-    const state = this.cluster.nodes[number]?.port?.state();
-    return state !== undefined && !state.resyncing && state.needs === 0 && state.appliedLsn >= endLsn;
+    const replica = this.cluster.nodes[number]?.group?.replica;
+    if (replica === undefined || replica.shows.image !== 'volumes') return false;
+    const { resyncing, needs, appliedLsn } = replica.state();
+    return !resyncing && needs === 0 && appliedLsn >= endLsn;
   }
 
   async #checkEqual(number: number): Promise<void> {
