@@ -145,5 +145,7 @@ t.test('a restart that meets a step of the delay waits for what that lets in', a
   const round = await restarted;
   t.equal(pair.state.holding?.roundId, round.id);
   await pair.end(round);
+  // For as long as the delay, readers keep the image from before.
+  await pair.secondary.pass(11_000);
   t.same(await pair.secondary.fills(), [0, 0, 0, 9, 0, 0, 0, 0]);
 });
