@@ -16,12 +16,23 @@ export interface Timer {
   cancel(): void;
 }
 
+/** The longest that a timer of Node's waits: beyond it, it fires at once. In milliseconds. */
+const MAX_TIMER_MS = 2 ** 31 - 1;
+
 /** The machine's clock. Its timers do not keep the process alive: what must be finished is finished by `close`. */
 export const systemClock: Clock = {
   nowMs: () => Date.now(),
   after(delayMs, run) {
-    const timer = setTimeout(run, delayMs);
-    timer.unref();
+    let leftMs = delayMs;
+    const next = (): NodeJS.Timeout => {
+      const ms = Math.min(leftMs, MAX_TIMER_MS);
+      leftMs -= ms;
+      const runNext = (): void => {
+        timer = next();
+      };
+      return setTimeout(leftMs > 0 ? runNext : run, ms).unref();
+    };
+    let timer = next();
     return { cancel: () => clearTimeout(timer) };
   },
   turn: () => new Promise((resolve) => setImmediate(resolve)),

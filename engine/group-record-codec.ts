@@ -2,7 +2,7 @@
  * A group's record as JSON, and back, checked. Sets of volumes are bitmaps there (bit n: the volume with number n), so that the record of a
  * group of many volumes and snapshots fits its slot: see `MAX_RECORDED_NODES`.
  */
-import { EngineError } from './errors.ts';
+import { assert, EngineError } from './errors.ts';
 import type {
   DetachedRecord,
   GroupRecord,
@@ -24,6 +24,7 @@ const text: Check = (value) => typeof value === 'string';
 const flag: Check = (value) => typeof value === 'boolean';
 const uuid: Check = (value) => typeof value === 'string' && UUID.test(value);
 const count: Check = (value) => Number.isSafeInteger(value) && Number(value) >= 0;
+const u32: Check = (value) => count(value) && Number(value) <= 0xffff_ffff;
 const volumeSet: Check = (value) => typeof value === 'string' && VOLUME_SET.test(value);
 const oneOf =
   (...values: readonly string[]): Check =>
@@ -101,7 +102,7 @@ const version2Fields = {
   ...baseFields,
   log: object({ sizeBytes: count }, { file: text }),
   onFull: oneOf('hold', 'give-up'),
-  generation: object({ number: count, id: uuid, firstLsn: count }),
+  generation: object({ number: u32, id: uuid, firstLsn: count }),
   checkpointLsn: count,
   nodes: listOf(either(snapshotFields, restoreFields)),
   voided: listOf(uuid),
@@ -109,7 +110,7 @@ const version2Fields = {
 };
 const isVersion2 = object(version2Fields);
 
-const generationFields = object({ number: count, id: uuid, firstLsn: count });
+const generationFields = object({ number: u32, id: uuid, firstLsn: count });
 const linkFields = object({
   id: uuid,
   name: text,
@@ -133,7 +134,7 @@ const replicaFields = object({
   resync: either(object({ guardId: either(uuid, nothing) }), nothing),
   oldImage: either(object({ guardId: either(uuid, nothing) }), nothing),
   needs: object({ version: count, volumes: volumeSet }),
-  restart: either(object({ lsn: count, chain: count, groupId: uuid, generation: generationFields }), nothing),
+  restart: either(object({ lsn: count, chain: u32, groupId: uuid, generation: generationFields }), nothing),
   frozen: flag,
   applyDelaySeconds: count,
 });
@@ -183,6 +184,7 @@ function fromSet(set: string, volumes: readonly VolumeRecord[]): string[] {
   return volumes.filter((_, number) => ((bits >> BigInt(number)) & 1n) === 1n).map((volume) => volume.name);
 }
 
+/** What cannot be read again is a bug, and is told before anything is written: it would keep the group from being opened. */
 export function encodeRecord(record: GroupRecord): Buffer {
   const set = (names: readonly string[]) => toSet(names, record.volumes);
   const json: RecordJson = {
@@ -209,6 +211,9 @@ export function encodeRecord(record: GroupRecord): Buffer {
       needs: { ...record.replica.needs, volumes: set(record.replica.needs.volumes) },
     },
   };
+  assert(isVersion3(json), "the fields of the group's record are those of version 3");
+  const why = contradictionIn(json);
+  assert(why === undefined, `the group's record contradicts itself: ${why}`);
   return Buffer.from(JSON.stringify(json), 'utf8');
 }
 
@@ -235,6 +240,17 @@ export function decodeRecord(payload: string, version: number): GroupRecord {
   }
   if (!isVersion3(json)) throw senseless('its fields are not those of version 3');
   return withNames(json as RecordJson);
+}
+
+/** What fields that are in order each by itself cannot say together. */
+function contradictionIn({ nodes, replica, role }: RecordJson): string | undefined {
+  // Records that are barriers have LSNs of their own, but a snapshot taken between batches shares one with the record after it.
+  if (nodes.some((node, index) => node.lsn < (nodes[index - 1]?.lsn ?? 0)))
+    return 'the chain is out of order';
+  if ((replica !== null) !== (role === 'secondary')) return 'its role is not what it keeps as a replica';
+  if (replica !== null && replica.resync !== null && replica.oldImage !== null)
+    return 'a resync of it is complete and under way at once';
+  return undefined;
 }
 
 /** Before version 3 a group had no other member. Its own id is as good as any for the only one. */
@@ -270,9 +286,8 @@ function withNames(json: RecordJson): GroupRecord {
       ...(undoOf === undefined ? {} : { undoOf: names(undoOf) }),
     };
   });
-  // Records that are barriers have LSNs of their own, but a snapshot taken between batches shares one with the record after it.
-  if (nodes.some((node, index) => node.lsn < (nodes[index - 1]?.lsn ?? 0)))
-    throw senseless('the chain is out of order');
+  const why = contradictionIn(json);
+  if (why !== undefined) throw senseless(why);
   const detached = json.detached.map(({ undoOf, ...rest }) => ({
     ...rest,
     stores: names(rest.stores),
@@ -280,10 +295,6 @@ function withNames(json: RecordJson): GroupRecord {
     ...(undoOf === undefined ? {} : { undoOf: names(undoOf) }),
   }));
   const { replica } = json;
-  if ((replica !== null) !== (json.role === 'secondary'))
-    throw senseless('its role is not what it keeps as a replica');
-  if (replica !== null && replica.resync !== null && replica.oldImage !== null)
-    throw senseless('a resync of it is complete and under way at once');
   const needs = replica && { ...replica.needs, volumes: names(replica.needs.volumes) };
   return { ...json, nodes, detached, replica: replica && needs && { ...replica, needs } };
 }

@@ -406,6 +406,7 @@ export class Group {
       bug: (error) => this.#failure.broke(error),
       until: (holds) => this.#changes.until(holds),
       isClosing: () => this.#closing !== undefined || this.failure !== undefined,
+      failure: () => this.failure,
       freed: () => this.#background.poke(),
     });
   }

@@ -34,13 +34,10 @@ export function clip(text: string, maxBytes: number): string {
   return kept + mark;
 }
 
-/**
- * Text of a peer made fit for one line of a log or a terminal: wrong UTF-8 and control characters replaced, cut to
- * `MAX_ERROR_TEXT_BYTES`.
- */
-export function displayText(bytes: Buffer): string {
-  const text = bytes.subarray(0, 4 * MAX_ERROR_TEXT_BYTES).toString('utf8');
-  return clip(text.replace(/[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]+/gu, ' ').trim(), MAX_ERROR_TEXT_BYTES);
+/** Text of a peer made fit for one line of a log or a terminal: wrong UTF-8 and control characters replaced, cut to `maxBytes`. */
+export function displayText(bytes: Buffer, maxBytes = MAX_ERROR_TEXT_BYTES): string {
+  const text = bytes.subarray(0, 4 * maxBytes).toString('utf8');
+  return clip(text.replace(/[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]+/gu, ' ').trim(), maxBytes);
 }
 
 /** A name that a peer sent, quoted for an error text. */

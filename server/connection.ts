@@ -35,6 +35,8 @@ export interface ConnectionContext {
   readonly busyPoll: BusyPoll;
   /** Whether sockets may fill our memory (see `readInline`). */
   readonly inline: boolean;
+  /** Whether one more session may begin, of a link or of a client. */
+  readonly mayOpen: (isPeer: boolean) => boolean;
 }
 
 /** A session as `status` shows it. */
@@ -134,8 +136,17 @@ export class Connection implements SocketReader, TransmissionHost {
   }
 
   get permits(): Permits {
-    const isPeer = this.#transmission?.served.peer !== undefined;
-    return isPeer ? this.#context.peerPermits : this.#context.permits;
+    return this.isPeer ? this.#context.peerPermits : this.#context.permits;
+  }
+
+  /** It has opened something. */
+  get isOpen(): boolean {
+    return this.#transmission !== null;
+  }
+
+  /** It is of a link of another node. */
+  get isPeer(): boolean {
+    return this.#transmission?.served.peer !== undefined;
   }
 
   get transmission(): Transmission | null {
@@ -279,6 +290,10 @@ export class Connection implements SocketReader, TransmissionHost {
         );
         if (this.#directory.find(served.name) === undefined) {
           this.fail('the export is gone');
+          return end;
+        }
+        if (!this.#context.mayOpen(served.peer !== undefined)) {
+          this.fail('too many connections are open');
           return end;
         }
         this.#transmission = new Transmission(this, session, served);

@@ -5,11 +5,12 @@ import { KIB, MIB } from '../engine/units.ts';
  * file); these are the defaults, each with its reason.
  *
  * Memory of the data path is at most
- * `maxConnections * (RECEIVE_SLAB_BYTES + privateBytesPerConnection + OUTPUT_BUFFER_BYTES) + sharedBytes + PEER_SHARED_BYTES`,
+ * `connections * (RECEIVE_SLAB_BYTES + privateBytesPerConnection + OUTPUT_BUFFER_BYTES) + sharedBytes + PEER_SHARED_BYTES`,
+ * where there are `maxConnections + MAX_PEER_CONNECTIONS + PEER_HANDSHAKES` connections at most,
  * and in practice far below: slabs are lent only while a request is incomplete.
  */
 export interface ServerLimits {
-  /** Connections at a time, handshakes included. One more is closed at once. */
+  /** Connections at a time, handshakes included, but for links of other nodes. One more is closed at once. */
   readonly maxConnections: number;
   /** From accepting a connection to the end of its handshake, in milliseconds. */
   readonly handshakeTimeoutMs: number;
@@ -60,5 +61,9 @@ export const PROGRESS_BYTES = 1 * MIB;
 export const MAX_UNREAD_HANDSHAKE_BYTES = 256 * KIB;
 /** Bytes for large requests of links of other nodes, which take nothing of `sharedBytes` (rule K13): four of the largest. */
 export const PEER_SHARED_BYTES = 128 * MIB;
+/** Connections of links of other nodes, which take nothing of `maxConnections`: a few groups of the most volumes, or tens of ordinary ones. */
+export const MAX_PEER_CONNECTIONS = 256;
+/** Handshakes beyond `maxConnections`, where a link may come: who it is shows when it has opened something. */
+export const PEER_HANDSHAKES = 16;
 /** The part of the shared bytes that one connection may hold with more than one request. */
 export const SHARE_OF_ONE = 1 / 2;

@@ -1,10 +1,10 @@
 /** Links and replicas, as the control API asks for them. */
+import { turnstile } from '../engine/disk/turnstile.ts';
 import { EngineError } from '../engine/errors.ts';
 import { checkName } from '../engine/names.ts';
 import type { LinkRequest, LinkSetRequest, LinkStatus, ReplicaSetRequest } from './control/link-schemas.ts';
 import type { LinkAdministration } from './control/node-control.ts';
 import type { VerificationStatus, VerifyRequest } from './control/verify-schemas.ts';
-import type { EventLog } from './events.ts';
 import type { GroupControl } from './group-control.ts';
 import { parseSecret } from './group-secrets.ts';
 import type { LinkControl } from './link-control.ts';
@@ -17,7 +17,6 @@ export interface LinkServiceParts {
   /** Throws when the node is shutting down. */
   readonly checkRunning: () => void;
   readonly secrets: LinkSecrets;
-  readonly events: EventLog;
 }
 
 /** Where secrets of links are kept. */
@@ -29,6 +28,8 @@ export interface LinkSecrets {
 
 export class LinkService implements LinkAdministration {
   readonly #parts: LinkServiceParts;
+  /** By group: a link and its secret change together, one change at a time. */
+  readonly #turns = new WeakMap<LinkControl, <T>(change: () => Promise<T>) => Promise<T>>();
 
   constructor(parts: LinkServiceParts) {
     this.#parts = parts;
@@ -41,43 +42,75 @@ export class LinkService implements LinkAdministration {
   async add(groupName: string, request: LinkRequest): Promise<LinkStatus> {
     const group = this.#groupToChange(groupName);
     const links = linksOf(group);
-    const name = request.name ?? freeName(links);
-    checkName('link', name);
-    if (links.views().some((view) => view.name === name))
-      throw new EngineError('exists', `group ${group.name} has a link ${name} already: choose another name`);
-    const { secret: text, ...asked } = request;
-    const secret = text === undefined ? undefined : parseSecret('the request', text);
-    checkUri(request.uri, secret !== undefined);
-    // Before the link, which connects at once.
-    if (secret !== undefined) await this.#parts.secrets.write(group.name, name, secret);
-    try {
-      await links.add({ ...asked, name });
-    } catch (error) {
-      if (secret !== undefined) await this.#parts.secrets.remove(group.name, name).catch(() => undefined);
-      throw error;
-    }
-    this.#tell(group, 'link.added', `link ${name} of group ${group.name} goes to ${request.uri}`, name);
-    return viewOf(links, group, name);
+    return await this.#inTurn(links, async () => {
+      const name = request.name ?? freeName(links);
+      checkName('link', name);
+      if (links.views().some((view) => view.name === name))
+        throw new EngineError(
+          'exists',
+          `group ${group.name} has a link ${name} already: choose another name`,
+        );
+      const { secret: text, ...asked } = request;
+      const secret = text === undefined ? undefined : parseSecret('the request', text);
+      checkUri(request.uri, secret !== undefined);
+      await this.#withSecret(group.name, name, secret, () => links.add({ ...asked, name }));
+      return viewOf(links, group, name);
+    });
   }
 
   async set(groupName: string, name: string, request: LinkSetRequest): Promise<LinkStatus> {
     const { group, links } = this.#linkToChange(groupName, name);
-    const { secret: text, ...changes } = request;
-    const secret = text === undefined ? undefined : parseSecret('the request', text);
-    if (changes.uri !== undefined) {
-      const known = secret ?? (await this.#parts.secrets.read(group.name, name));
-      checkUri(changes.uri, known !== undefined);
-    }
-    if (secret !== undefined) await this.#parts.secrets.write(group.name, name, secret);
-    if (Object.keys(changes).length > 0) await links.set(name, changes);
-    return viewOf(links, group, name);
+    return await this.#inTurn(links, async () => {
+      const { secret: text, ...changes } = request;
+      const secret = text === undefined ? undefined : parseSecret('the request', text);
+      if (changes.uri !== undefined) {
+        const known = secret ?? (await this.#parts.secrets.read(group.name, name));
+        checkUri(changes.uri, known !== undefined);
+      }
+      await this.#withSecret(group.name, name, secret, async () => {
+        if (Object.keys(changes).length > 0) await links.set(name, changes);
+      });
+      return viewOf(links, group, name);
+    });
   }
 
   async remove(groupName: string, name: string): Promise<void> {
     const { group, links } = this.#linkToChange(groupName, name);
-    await links.remove(name);
-    await this.#parts.secrets.remove(group.name, name);
-    this.#tell(group, 'link.removed', `link ${name} of group ${group.name} is removed`, name);
+    await this.#inTurn(links, async () => {
+      await links.remove(name);
+      await this.#parts.secrets.remove(group.name, name);
+    });
+  }
+
+  /** The secret comes first, because the link connects at once; where the change is refused, it is as before. */
+  async #withSecret(
+    group: string,
+    link: string,
+    secret: Buffer | undefined,
+    change: () => Promise<unknown>,
+  ): Promise<void> {
+    const { secrets } = this.#parts;
+    const before = secret && (await secrets.read(group, link).catch(() => undefined));
+    if (secret !== undefined) await secrets.write(group, link, secret);
+    try {
+      await change();
+    } catch (error) {
+      if (secret !== undefined) {
+        const undone =
+          before === undefined ? secrets.remove(group, link) : secrets.write(group, link, before);
+        await undone.catch(() => undefined);
+      }
+      throw error;
+    }
+  }
+
+  #inTurn<T>(links: LinkControl, change: () => Promise<T>): Promise<T> {
+    let turns = this.#turns.get(links);
+    if (turns === undefined) {
+      turns = turnstile(1);
+      this.#turns.set(links, turns);
+    }
+    return turns(change);
   }
 
   async steer(groupName: string, name: string, what: 'pause' | 'resume' | 'detach'): Promise<LinkStatus> {
@@ -131,10 +164,6 @@ export class LinkService implements LinkAdministration {
     const links = linksOf(group);
     viewOf(links, group, name);
     return { group, links };
-  }
-
-  #tell(group: GroupControl, type: string, message: string, link: string): void {
-    this.#parts.events.emit({ type, message, group: group.name, data: { link } });
   }
 }
 

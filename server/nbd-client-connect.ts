@@ -53,12 +53,13 @@ export function asUri(uri: NbdUri | string): NbdUri {
 
 /**
  * Connects and negotiates for the transmission phase. Rejects with `NbdConnectionError`; `timeoutMs` covers both. When it resolves the
- * socket is not being read: everything that the server says from here on is still in the kernel.
+ * socket is not being read: everything that the server says from here on is still in the kernel. `where`: what it is called in errors.
  */
 export async function connectAndNegotiate(
   uri: NbdUri,
   wants: HandshakeWishes,
   timeoutMs: number,
+  where = formatNbdUri(uri),
 ): Promise<NegotiatedSocket> {
   const { outcome, socket, relay } = await shakeHands(
     uri,
@@ -70,6 +71,7 @@ export async function connectAndNegotiate(
       offsetUnitBytes: wants.offsetUnitBytes,
     },
     timeoutMs,
+    where,
   );
   assert(outcome.kind === 'transmission', 'a handshake for transmission ends in it');
   return { socket, session: outcome.session, readInto: (reader) => relay.start(socket, reader) };
@@ -100,8 +102,12 @@ interface Shaken {
   readonly relay: Relay;
 }
 
-function shakeHands(uri: NbdUri, options: HandshakeClientOptions, timeoutMs: number): Promise<Shaken> {
-  const where = formatNbdUri(uri);
+function shakeHands(
+  uri: NbdUri,
+  options: HandshakeClientOptions,
+  timeoutMs: number,
+  where = formatNbdUri(uri),
+): Promise<Shaken> {
   if (uri.tls) {
     return Promise.reject(new NbdConnectionError('unsupported', `${where}: TLS is not supported yet`));
   }

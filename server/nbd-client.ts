@@ -46,6 +46,8 @@ export interface NbdClientOptions {
   readonly offsetUnitBytes?: number;
   /** For connecting and the handshake together; 10 seconds unless told. */
   readonly timeoutMs?: number;
+  /** What the server is called in errors: its URI, unless told. */
+  readonly where?: string;
   /** Requests in flight at most; what comes beyond waits its turn. 128 unless told. */
   readonly maxInFlight?: number;
   /** Payload bytes, of reads and writes, in flight at most; a single larger request goes alone. 64 MiB unless told. */
@@ -121,8 +123,9 @@ export class NbdClient {
       offsetUnitBytes: options.offsetUnitBytes,
     };
     const timeoutMs = options.timeoutMs ?? DEFAULT_CONNECT_TIMEOUT_MS;
-    const negotiated = await connectAndNegotiate(target, wants, timeoutMs);
-    return new NbdClient(negotiated, formatNbdUri(target), options);
+    const where = options.where ?? formatNbdUri(target);
+    const negotiated = await connectAndNegotiate(target, wants, timeoutMs, where);
+    return new NbdClient(negotiated, where, options);
   }
 
   /**

@@ -9,7 +9,9 @@ import type { EventLog } from './events.ts';
 import type { Exports } from './exports.ts';
 import { LargeBuffers } from './large-buffers.ts';
 import {
+  MAX_PEER_CONNECTIONS,
   OUTPUT_BUFFER_BYTES,
+  PEER_HANDSHAKES,
   PEER_SHARED_BYTES,
   RECEIVE_BUFFER_BYTES,
   RECEIVE_SLAB_BYTES,
@@ -71,6 +73,7 @@ export class NbdServer {
       outputs: new BufferPool(OUTPUT_BUFFER_BYTES, BUFFERS_KEPT),
       busyPoll: new BusyPoll(),
       inline: options.inline ?? true,
+      mayOpen: (isPeer) => this.#mayOpen(isPeer),
     };
     this.#stallTimer = setInterval(
       () => {
@@ -148,9 +151,12 @@ export class NbdServer {
   }
 
   #accept(socket: Socket, uri: NbdUri): void {
-    if (this.#connections.size >= this.#context.limits.maxConnections) {
+    // Links have connections of their own (rule K13), but are in their handshake like everybody else at first.
+    const room = this.#replication === undefined ? 0 : PEER_HANDSHAKES;
+    const others = this.#connections.size - this.#count((connection) => connection.isPeer);
+    if (others >= this.#context.limits.maxConnections + room) {
       socket.destroy();
-      this.#refused(uri);
+      this.#refused(uri.address.kind === 'unix' ? uri.address.path : uri.address.port);
       return;
     }
     const id = this.#nextId;
@@ -165,12 +171,29 @@ export class NbdServer {
     this.#connections.add(connection);
   }
 
-  #refused(uri: NbdUri): void {
+  /** Whether one more session may begin, of a link or of a client; an event says that it may not. */
+  #mayOpen(isPeer: boolean): boolean {
+    const open = this.#count((connection) => connection.isOpen && connection.isPeer === isPeer);
+    if (open < (isPeer ? MAX_PEER_CONNECTIONS : this.#context.limits.maxConnections)) return true;
+    this.#refused(undefined, isPeer);
+    return false;
+  }
+
+  #count(isMeant: (connection: Connection) => boolean): number {
+    let count = 0;
+    for (const connection of this.#connections) if (isMeant(connection)) count += 1;
+    return count;
+  }
+
+  #refused(listener: string | number | undefined, isPeer = false): void {
     const { maxConnections } = this.#context.limits;
+    const open = isPeer
+      ? `${MAX_PEER_CONNECTIONS} of links are open already`
+      : `${maxConnections} are open already (limits.maxConnections)`;
     this.#context.events.emit({
       type: 'connection.refused',
-      message: `a connection was refused: ${maxConnections} are open already (limits.maxConnections)`,
-      data: { listener: uri.address.kind === 'unix' ? uri.address.path : uri.address.port },
+      message: `a connection was refused: ${open}`,
+      data: listener === undefined ? {} : { listener },
     });
   }
 }

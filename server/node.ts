@@ -116,7 +116,6 @@ export class TidemarkNode implements NodeControl {
       requireGroup: (name) => groups.require(name),
       checkRunning: () => this.#refuseWhenStopping(),
       secrets: groups.linkSecrets,
-      events: options.events,
     });
     this.#metrics = new Metrics({
       counters: this.#server.counters,

@@ -19,8 +19,11 @@ import type { VerifyLine } from './verification.ts';
 const LOOK_MS = 1000;
 const EAGER_LOOK_MS = 100;
 const LOOK_TIMEOUT_MS = 30_000;
-/** A round that found no room is tried again after so long. */
-const ROUND_RETRY_MS = 5000;
+/** The hand-over waits for writes of the session before; so long, and the connection counts as dead. */
+const HAND_OVER_TIMEOUT_MS = 120_000;
+/** A round that found no room is tried again after so long, or when the secondary gives another reason; it doubles up to the last. */
+const FIRST_ROUND_RETRY_MS = 5000;
+const LAST_ROUND_RETRY_MS = 300_000;
 /** Of a ring, what one batch leaves: pages that are kept free, and a batch that is not applied yet. */
 const RING_MARGIN_BYTES = 64 * KIB;
 /** A round waits until so little of the ring is still to be shipped: it does not ship it faster. */
@@ -177,7 +180,7 @@ export class Connection {
     const judge = (said: PeerState) =>
       judgePeer(own, this.#host.otherPeers(), said) ?? judgeLog(leastRingBytes(this.#state), said);
     this.#refuseIf(judge(await this.#session.state()));
-    const peer = await this.#session.begin(own);
+    const peer = await this.#within(HAND_OVER_TIMEOUT_MS, () => this.#session.begin(own));
     this.#refuseIf(judge(peer));
     const { logFloorLsn, logReader } = this.#state;
     const isKept = peer.endLsn >= logFloorLsn && peer.endLsn <= own.durableLsn;
@@ -236,19 +239,25 @@ export class Connection {
   }
 
   async #ask(): Promise<void> {
-    const timeout = this.#state.clock.after(LOOK_TIMEOUT_MS, () =>
-      this.end(new EngineError('unavailable', 'the secondary does not answer')),
-    );
-    try {
+    await this.#within(LOOK_TIMEOUT_MS, async () => {
       const peer = await this.#session.state();
       this.#peer = peer;
       this.#noteRestore(peer);
       await this.#markNeeds(peer);
+    });
+    this.#changes.changed();
+    this.#host.changed();
+  }
+
+  /** What takes longer ends the connection. */
+  async #within<T>(ms: number, work: () => Promise<T>): Promise<T> {
+    const why = 'the secondary does not answer';
+    const timeout = this.#state.clock.after(ms, () => this.end(new EngineError('unavailable', why)));
+    try {
+      return await work();
     } finally {
       timeout.cancel();
     }
-    this.#changes.changed();
-    this.#host.changed();
   }
 
   /**
@@ -259,7 +268,15 @@ export class Connection {
     if (peer.needs === this.#needs && !again) return;
     if (peer.needs > 0) {
       for (const volume of this.#state.volumes)
-        for (const run of await this.#session.needs(volume.name)) this.#link.mark(volume.index, run);
+        for (const run of await this.#session.needs(volume.name)) {
+          const regions = this.#state.regionCount(volume);
+          if (!(run.first >= 0 && run.first < run.end && run.end <= regions))
+            throw new EngineError(
+              'unavailable',
+              `the secondary needs regions ${run.first} to ${run.end} of volume ${volume.name}, which has ${regions}`,
+            );
+          this.#link.mark(volume.index, run);
+        }
       await this.#state.lane(() => this.#link.flush());
       this.#link.noteRestorePath(peer.horizonLsn, 'by regions');
     }
@@ -290,7 +307,7 @@ export class Connection {
   }
 
   async #rounds(): Promise<void> {
-    for (;;) {
+    for (let retryMs = FIRST_ROUND_RETRY_MS; ; ) {
       await this.#until(() => this.#isRoundDue() || this.waitsForOperator);
       if (this.waitsForOperator) {
         await this.#untilAllowed();
@@ -300,10 +317,15 @@ export class Connection {
         this.#round = true;
         await this.#runRound();
         this.#obstacle = undefined;
+        retryMs = FIRST_ROUND_RETRY_MS;
       } catch (error) {
         if (this.#ended !== undefined || !isFull(error)) throw error;
         this.#obstacle = error.message;
-        await this.#wait(ROUND_RETRY_MS);
+        await this.#ask();
+        const heldBack = this.#peer?.heldBack;
+        // What it was refused for is over at once when it is another reason, or none, that holds the secondary back.
+        await this.#wait(retryMs, () => this.#peer?.heldBack !== heldBack);
+        retryMs = Math.min(LAST_ROUND_RETRY_MS, retryMs * 2);
       } finally {
         this.#round = false;
         this.#host.changed();
@@ -339,8 +361,6 @@ export class Connection {
     const host = this.#roundHost();
     if (this.#restarts)
       await markUnshipped(this.#state, this.#link, { ...host, appliedLsn: this.#host.appliedLsn });
-    const regions = this.#link.dcm.count;
-    this.#host.tell('resync-round', `a round of the resync begins: ${regions} regions`, { regions });
     const complete = await runRound(
       {
         state: this.#state,
@@ -364,8 +384,12 @@ export class Connection {
       peer: (holds) => this.#whenPeer(holds),
       shipped: (lsn) => this.#until(() => this.shipping.durableLsn >= lsn),
       adopted: (lsn) => this.#adopted(lsn),
-      markNeeds: (peer) => this.#markNeeds(peer, true),
-      delay: (ms) => this.#wait(ms),
+      markNeeds: async (peer) => {
+        await this.#markNeeds(peer, true);
+        const regions = this.#link.dcm.count;
+        this.#host.tell('resync-round', `a round of the resync begins: ${regions} regions`, { regions });
+      },
+      delay: (ms, isOver) => this.#wait(ms, isOver),
     };
   }
 
@@ -373,9 +397,15 @@ export class Connection {
     this.#restarts = false;
     const { memberId } = this.#peer ?? {};
     await this.#state.lane(async () => {
+      const before = this.#link.peerId;
       this.#link.moveTo(lsn);
-      this.#link.peerId = memberId ?? this.#link.peerId;
-      await this.#state.writeRecord(this.#state.checkpointLsn);
+      this.#link.peerId = memberId ?? before;
+      try {
+        await this.#state.writeRecord(this.#state.checkpointLsn);
+      } catch (error) {
+        this.#link.peerId = before;
+        throw error;
+      }
     });
   }
 
@@ -391,14 +421,15 @@ export class Connection {
     }
   }
 
-  async #wait(ms: number): Promise<void> {
+  /** Ends early when `isOver`, which is looked at whenever something has changed. */
+  async #wait(ms: number, isOver: () => boolean): Promise<void> {
     let over = false;
     const timer = this.#state.clock.after(ms, () => {
       over = true;
       this.#changes.changed();
     });
     try {
-      await this.#until(() => over);
+      await this.#until(() => over || isOver());
     } finally {
       timer.cancel();
     }

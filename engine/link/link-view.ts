@@ -140,6 +140,6 @@ function standing(
   return {
     state: 'resync',
     reason: connection.obstacle ?? what,
-    waitsFor: 'streaming, when nothing is left',
+    waitsFor: 'the last regions; it is streaming then',
   };
 }

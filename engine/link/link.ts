@@ -192,7 +192,11 @@ export class Link {
     await this.#changes.until(() => this.#connection === undefined);
     try {
       if (detaches) this.link.settings = { ...this.link.settings, wanted: 'detached' };
-      await markUnshipped(this.#state, this.link, this.#host);
+      const { appliedLsn } = this.#host;
+      await markUnshipped(this.#state, this.link, {
+        appliedLsn,
+        applied: (lsn) => this.#unlessClosed(this.#host.applied(lsn)),
+      });
     } catch (error) {
       if (!(error instanceof EngineError)) this.#host.bug(error);
       if (this.#closing) return;
@@ -203,8 +207,22 @@ export class Link {
     const regions = this.link.dcm.count;
     const message = `${why}: what is not shipped is noted as regions, ${regions} in all`;
     this.tell('overflow', message, { regions });
+    if (detaches) this.tell('detached', 'it is detached now, as --on-full says: resume it to go on');
     this.#host.freed();
     this.#host.changed();
+  }
+
+  /** A stalled applier may keep it waiting for as long as it likes, and who closes the link waits for no applier. */
+  async #unlessClosed(work: Promise<void>): Promise<void> {
+    let isOver = false;
+    const over = (): void => {
+      isOver = true;
+      this.#changes.changed();
+    };
+    work.then(over, over);
+    await this.#changes.until(() => isOver || this.#closing);
+    if (!isOver) throw new EngineError('unavailable', 'the link is closed');
+    await work;
   }
 
   tell(what: string, message: string, data: Readonly<Record<string, unknown>> = {}): void {
@@ -249,10 +267,12 @@ export class Link {
     const { uri } = this.link.settings;
     let session: PeerSession | undefined;
     let failure: { readonly error: unknown } | undefined;
+    /** Somebody waits for this try; another one may begin before it ends. */
+    let isAwaited = true;
     void this.#host.connector.connect(uri, this.#host.groupName, this.link.id).then(
       (found) => {
-        if (isOver()) found.close();
-        else session = found;
+        if (isAwaited) session = found;
+        else found.close();
         this.#changes.changed();
       },
       (error: unknown) => {
@@ -262,6 +282,7 @@ export class Link {
     );
     const isOver = () => this.#closing || !this.#mayConnect || this.link.settings.uri !== uri;
     await this.#changes.until(() => session !== undefined || failure !== undefined || isOver());
+    isAwaited = false;
     if (failure !== undefined) throw failure.error;
     if (!isOver()) return session;
     session?.close();
@@ -297,7 +318,8 @@ export class Link {
         this.tell('connected', 'it is connected');
       },
       shipped: (bytes) => {
-        this.#failures = 0;
+        // A round that fails ships its own record, each time.
+        if (this.#connection?.isStreaming === true) this.#failures = 0;
         this.counters.bytesShipped += bytes;
         this.#shippedBytes.add(bytes, this.#state.clock.nowMs());
       },
@@ -313,12 +335,14 @@ export class Link {
 
   #lost(error: unknown): void {
     if (error instanceof Reconnect) return;
-    if (!(error instanceof EngineError || error instanceof RefusedPeer)) throw error;
-    const refused = error instanceof RefusedPeer;
-    const reason = error.message;
+    // What only a bug explains, here or there, is the link's alone: the group goes on, and the link is tried again like one that is refused.
+    const isFault = !(error instanceof EngineError || error instanceof RefusedPeer);
+    const refused = isFault || error instanceof RefusedPeer;
+    const reason = isFault ? `it stopped because of a bug: ${messageOf(error)}` : error.message;
     const isNews = this.#problem?.reason !== reason || this.#problem.refused !== refused;
     this.#problem = { reason, refused };
-    if (isNews) this.tell(refused ? 'failed' : 'lost-connection', reason);
+    const where = isFault && error instanceof Error ? { stack: error.stack } : {};
+    if (isNews) this.tell(refused ? 'failed' : 'lost-connection', reason, where);
     const delayMs = refused
       ? LAST_BACK_OFF_MS
       : Math.min(LAST_BACK_OFF_MS, FIRST_BACK_OFF_MS * 2 ** Math.min(this.#failures, 16));

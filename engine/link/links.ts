@@ -84,6 +84,8 @@ export class Links {
   }
 
   start(): void {
+    // What is there counts as of now: its age is not kept.
+    if (this.#links.length > 0) this.#marks.note(this.#state.log.durableLsn, this.#state.clock.nowMs());
     for (const link of this.#links) link.start();
     this.#watch();
   }

@@ -3,17 +3,21 @@ import type { Clock } from '../clock.ts';
 /** Keeps work to a rate: who has done more than its time allows waits for as long. Nothing is saved up while nobody works. */
 export class Pace {
   readonly #clock: Clock;
-  #dueMs = 0;
+  /** Done, and not allowed for yet. */
+  #bytes = 0;
+  #atMs: number;
 
   constructor(clock: Clock) {
     this.#clock = clock;
+    this.#atMs = clock.nowMs();
   }
 
-  /** How long to wait before the next piece, after one of `bytes` at that rate; 0 bytes a second: no limit. */
+  /** How long to wait before the next piece, after one of `bytes`, at that rate, which may be another one each time; 0 bytes a second: no limit. */
   delayMs(bytes: number, bytesPerSecond: number): number {
-    if (bytesPerSecond === 0) return 0;
     const nowMs = this.#clock.nowMs();
-    this.#dueMs = Math.max(this.#dueMs, nowMs) + (bytes / bytesPerSecond) * 1000;
-    return Math.ceil(this.#dueMs - nowMs);
+    const allowed = ((nowMs - this.#atMs) / 1000) * bytesPerSecond;
+    this.#atMs = nowMs;
+    this.#bytes = bytesPerSecond === 0 ? 0 : Math.max(0, this.#bytes - allowed) + bytes;
+    return bytesPerSecond === 0 ? 0 : Math.ceil((this.#bytes / bytesPerSecond) * 1000);
   }
 }

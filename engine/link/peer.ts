@@ -158,7 +158,8 @@ export interface ReplicaPort {
   ): Promise<void>;
   syncRegions(session: number, roundId: string): Promise<void>;
   release(session: number, roundId: string, complete: boolean): Promise<void>;
-  needs(session: number, volume: string): readonly RegionRun[];
+  /** From region `from` on, so many runs at most; all of them unless told. */
+  needs(session: number, volume: string, from?: RegionIndex, most?: number): readonly RegionRun[];
   beginVerify(session: number, verifyId: string): Promise<void>;
   content(
     session: number,

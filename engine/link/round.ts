@@ -24,8 +24,9 @@ import { isFull, type Shipping } from './shipping.ts';
 /** Regions that go over in one call, in bytes, or one; and calls under way. */
 const STEP_BYTES = 1 * MIB;
 const FLIGHT_BYTES = 8 * MIB;
-/** Regions that are sent before their bits are cleared at the latest, in bytes. */
+/** What is sent before its bits are cleared at the latest, in bytes; and after so long: what counts as moved is what is durable there. */
 const SYNC_BYTES = 16 * MIB;
+const SYNC_MS = 1000;
 /** What a region of zeroes counts for in both, which costs next to nothing: so that they are bounded all the same. */
 const ZERO_REGION_BYTES = 4096;
 /** A round ends early when the log since it began takes such a share of the ring: the secondary has to take that, too. */
@@ -49,7 +50,9 @@ export interface RoundHost {
   readonly adopted: (lsn: Lsn) => Promise<void>;
   /** Marks what the secondary said that it needs (rule K10). */
   readonly markNeeds: (peer: PeerState) => Promise<void>;
-  readonly delay: (ms: number) => Promise<void>;
+  /** Resolves after so long, or when `isOver`. Rejects when the connection is over before. */
+  readonly delay: (ms: number, isOver: () => boolean) => Promise<void>;
+  /** The secondary has these durably. */
   readonly moved: (regions: number, bytes: number) => void;
 }
 
@@ -100,6 +103,7 @@ export async function runRound(parts: RoundParts, restarts: boolean): Promise<bo
 interface Sent {
   readonly volume: GroupVolume;
   readonly regions: readonly RegionIndex[];
+  readonly bytes: number;
 }
 
 /** Sends the regions of a round. */
@@ -112,6 +116,7 @@ class Sender {
   /** Sent, and not durable there for all that is known. */
   #unsynced: Sent[] = [];
   #unsyncedBytes = 0;
+  #syncedAtMs: number;
   #flight: { readonly bytes: number; readonly done: Promise<void> }[] = [];
   #flightBytes = 0;
 
@@ -121,6 +126,7 @@ class Sender {
     this.#lsn = lsn;
     this.#layer = layer;
     this.#pace = new Pace(parts.state.clock);
+    this.#syncedAtMs = parts.state.clock.nowMs();
   }
 
   async run(maps: readonly RegionMap[]): Promise<void> {
@@ -138,7 +144,7 @@ class Sender {
       for (let at = map?.nextSet(0) ?? 0; map !== undefined && at < map.length; ) {
         const regions = take(map, at, Math.max(1, Math.floor(STEP_BYTES / state.regionBytes)));
         await this.#send(volume, regions);
-        if (this.#unsyncedBytes >= SYNC_BYTES) {
+        if (this.#unsyncedBytes >= SYNC_BYTES || state.clock.nowMs() - this.#syncedAtMs >= SYNC_MS) {
           await this.#sync();
           if (this.#isLong()) return;
         }
@@ -150,7 +156,7 @@ class Sender {
   }
 
   async #send(volume: GroupVolume, regions: readonly RegionIndex[]): Promise<void> {
-    const { session, host, link } = this.#parts;
+    const { session } = this.#parts;
     const contents: RegionContent[] = [];
     for (const region of regions) contents.push(await this.#read(volume, region));
     const bytes = contents.reduce((sum, content) => sum + (content.bytes?.length ?? ZERO_REGION_BYTES), 0);
@@ -160,11 +166,21 @@ class Sender {
     done.catch(() => {});
     this.#flight.push({ bytes, done });
     this.#flightBytes += bytes;
-    this.#unsynced.push({ volume, regions });
+    this.#unsynced.push({ volume, regions, bytes });
     this.#unsyncedBytes += bytes;
-    host.moved(regions.length, bytes);
-    const delayMs = this.#pace.delayMs(bytes, link.settings.rateBytesPerSecond);
-    if (delayMs > 0) await host.delay(delayMs);
+    await this.#slowDown(bytes);
+  }
+
+  /** As long as the link's rate says after a piece of `bytes`, whatever the rate becomes meanwhile. */
+  async #slowDown(bytes: number): Promise<void> {
+    const { host, link } = this.#parts;
+    const rate = () => link.settings.rateBytesPerSecond;
+    for (let spent = bytes; ; spent = 0) {
+      const seen = rate();
+      const delayMs = this.#pace.delayMs(spent, seen);
+      if (delayMs <= 0) return;
+      await host.delay(delayMs, () => rate() !== seen);
+    }
   }
 
   async #read(volume: GroupVolume, region: RegionIndex): Promise<RegionContent> {
@@ -183,13 +199,17 @@ class Sender {
 
   /** What was sent is durable there: its bits go. */
   async #sync(): Promise<void> {
-    const { session, link } = this.#parts;
+    const { session, link, host } = this.#parts;
     while (this.#flight.length > 0) await this.#land();
     if (this.#unsynced.length === 0) return;
     await session.syncRegions(this.#roundId);
-    for (const { volume, regions } of this.#unsynced) link.dcm.sent(volume.index, regions);
+    for (const { volume, regions, bytes } of this.#unsynced) {
+      link.dcm.sent(volume.index, regions);
+      host.moved(regions.length, bytes);
+    }
     this.#unsynced = [];
     this.#unsyncedBytes = 0;
+    this.#syncedAtMs = this.#parts.state.clock.nowMs();
   }
 
   #isLong(): boolean {

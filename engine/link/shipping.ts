@@ -199,6 +199,12 @@ export class Shipping {
     if (this.#stopped) return;
     this.#retryMs = Math.min(LAST_RETRY_MS, this.#retryMs * 2);
     const { endLsn } = await this.#session.state();
+    // What it had durably it has, and what was not sent it cannot have.
+    if (endLsn < this.#durableLsn || endLsn > this.#sentLsn)
+      throw new EngineError(
+        'unavailable',
+        `the secondary says that its log ends at LSN ${endLsn}, which cannot be: it has it durably up to ${this.#durableLsn}, and was sent it up to ${this.#sentLsn}`,
+      );
     this.#sentLsn = endLsn;
     this.#receivedLsn = endLsn;
     this.#refusal = undefined;

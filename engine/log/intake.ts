@@ -104,7 +104,17 @@ export class LogIntake {
       return;
     }
     if (header.more || inControl) throw invalid(header.lsn, 'a control record is cut short there');
-    this.#check(decodeRecords(bytes, at, header));
+    this.#check(decoded(bytes, at, header));
+  }
+}
+
+/** What is intact and yet no records came so: nothing here is damaged. Throws `invalid`. */
+function decoded(bytes: Buffer, at: number, header: FoundHeader): LogBatch {
+  try {
+    return decodeRecords(bytes, at, header);
+  } catch (error) {
+    if (error instanceof EngineError) throw invalid(header.lsn, 'the batch is intact and makes no sense');
+    throw error;
   }
 }
 

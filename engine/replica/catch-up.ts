@@ -48,25 +48,30 @@ export class CatchUp {
 
   /** Runs `work` in the lane, when all that is admitted is applied; nothing more is admitted meanwhile. */
   async whileApplied(session: number, work: () => Promise<void>): Promise<void> {
-    const { state, admission } = this.#parts;
-    const resume = admission.pause();
+    const resume = this.#parts.admission.pause();
     try {
-      await this.#applied(session);
-      await state.lane(work);
+      // A step of the admission that was under way may have let in more.
+      while (!(await this.#whenApplied(session, work)));
     } finally {
       resume();
     }
   }
 
-  async #applied(session: number): Promise<void> {
-    const { host, session: sessions } = this.#parts;
+  /** Whether it ran: nothing was left to apply in the lane. */
+  async #whenApplied(session: number, work: () => Promise<void>): Promise<boolean> {
+    const { state, host, session: sessions } = this.#parts;
     const { applier } = host;
     applier.hurry();
     await host.until(() => applier.isCaughtUp || sessions.isOver(session));
     sessions.check(session);
+    return await state.lane(async () => {
+      if (!applier.isCaughtUp) return false;
+      await work();
+      return true;
+    });
   }
 
-  /** Makes a checkpoint at the horizon, up to which all is applied; returns it. In the lane. */
+  /** Makes a checkpoint at the horizon, up to which all is applied; returns it. In the lane. Throws `disk` when a volume has lost some of it. */
   async checkpointHere(): Promise<Lsn> {
     const { state, host } = this.#parts;
     const { applier } = host;

@@ -47,8 +47,14 @@ export class Needs {
     return this.#state.volumes.filter(({ index }) => this.#maps.has(index)).map((volume) => volume.name);
   }
 
-  runs(volume: GroupVolume): RegionRun[] {
-    return [...(this.#maps.get(volume.index)?.map.view.runs() ?? [])];
+  /** From region `from` on, so many runs at most. */
+  runs(volume: GroupVolume, from: RegionIndex, most: number): RegionRun[] {
+    const runs: RegionRun[] = [];
+    for (const run of this.#maps.get(volume.index)?.map.view.runs(from) ?? []) {
+      if (runs.length >= most) break;
+      runs.push(run);
+    }
+    return runs;
   }
 
   /** More regions, durably; a map that the record does not name yet counts once it does. When this rejects it is done again. In the lane. */

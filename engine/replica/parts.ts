@@ -11,6 +11,8 @@ export interface ReplicaHost extends AdmissionHost {
   /** Resolves when `holds`, which is looked at whenever something has changed. */
   readonly until: (holds: () => boolean) => Promise<void>;
   readonly isClosing: () => boolean;
+  /** Why the group takes no more writes, or undefined. */
+  readonly failure: () => string | undefined;
 }
 
 /** What the parts of a secondary share. */

@@ -39,6 +39,9 @@ export function peerStateOf(parts: ReplicaParts): PeerState {
 /** Why what is there is not applied, or undefined. */
 export function heldBackOf({ state, host, admission }: ReplicaParts): string | undefined {
   const { frozen, horizonLsn, applyDelaySeconds, oldImage } = replicaOf(state);
+  const failure = host.failure();
+  // Of a bug it has the stack, which is for the node's own events.
+  if (failure !== undefined) return `it has failed: ${failure.split('\n', 1)[0]}`;
   if (frozen && (horizonLsn < state.log.endLsn || oldImage !== null)) return 'frozen: see thaw';
   const { showsAtMs } = admission;
   if (showsAtMs !== undefined)

@@ -211,6 +211,8 @@ export class Replica implements ReplicaPort {
     this.#admission.hurry();
     this.#host.applier.hurry();
     this.#host.applier.checkpointSoon();
+    // What is applied, with its checkpoint, may be little, and yet what keeps the next append out.
+    this.#host.applier.freeSoon();
   }
 
   sync(session: number): Promise<void> {
@@ -275,9 +277,9 @@ export class Replica implements ReplicaPort {
     this.#host.changed();
   }
 
-  needs(session: number, volume: string): readonly RegionRun[] {
+  needs(session: number, volume: string, from = 0, most = Number.POSITIVE_INFINITY): readonly RegionRun[] {
     this.#session.check(session);
-    return this.#parts.needs.runs(this.#volume(volume));
+    return this.#parts.needs.runs(this.#volume(volume), from, most);
   }
 
   async beginVerify(session: number, verifyId: string): Promise<void> {

@@ -29,10 +29,17 @@ export function addResync(program: Command, output: Output): void {
       for (const link of links) {
         const regions = flags.full === true ? all : link.dcmRegions;
         const what = `${regions} regions, at most ${formatSize(regions * (volumes[0]?.regionSize ?? 0))}`;
+        const isStopped = link.state === 'paused' || link.state === 'detached';
         if (flags.plan === true) output.line(`link ${link.name} would copy ${what}`);
+        // Of all links, one that is stopped keeps none of the others back.
+        else if (isStopped && flags.link === undefined)
+          output.line(`link ${link.name} is ${link.state}, and is left out: resume it first`);
         else {
-          await client.resyncLink(group, link.name, flags.full === true);
-          output.line(`link ${link.name} copies ${what}`);
+          const { state, reason } = await client.resyncLink(group, link.name, flags.full === true);
+          const why = reason === null ? '' : `: ${reason}`;
+          const isConnected = state === 'resync' || state === 'streaming';
+          if (isConnected) output.line(`link ${link.name} copies ${what}`);
+          else output.line(`link ${link.name} is not connected${why}; it is tried now, and copies ${what}`);
         }
       }
     }),

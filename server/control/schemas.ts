@@ -46,7 +46,8 @@ export const GroupStatus = Type.Object({
   generation: nullable(Type.Integer()),
   mode: nullable(
     Type.Union([Type.Literal('direct'), Type.Literal('logged')], {
-      description: 'direct: writes go straight to the volumes, as long as the group has no snapshot',
+      description:
+        'direct: writes go straight to the volumes, as long as the group has neither snapshot nor link and is no replica',
     }),
   ),
   failure: nullable(Type.String({ description: 'why it takes no more writes' })),

@@ -3,12 +3,11 @@
  * not known are passed over, so that a later node may say more; what changes the meaning of one gets another `REPLICATION_PROTOCOL`.
  */
 import { type Static, type TSchema, Type } from 'typebox';
-import { Value } from 'typebox/value';
 import { EngineError, type EngineErrorCode } from '../../engine/errors.ts';
 import { MAX_VOLUMES_PER_GROUP } from '../../engine/group-spec.ts';
 import { REPLICATION_PROTOCOL } from '../../engine/link/peer.ts';
 import { MIB } from '../../engine/units.ts';
-import { describeShapeError } from '../shape-errors.ts';
+import { faultOf, hasShape, LogPosition, Nat, orNull, PeerName, RoundId, U32, Uuid } from './shapes.ts';
 
 /** Where things are in the state export, in bytes. */
 export const STATE_OFFSET_BYTES = 0;
@@ -20,45 +19,42 @@ export const DOCUMENT_ROOM_BYTES = 1 * MIB;
 /** A u32, little-endian. */
 export const LENGTH_BYTES = 4;
 
-const MAX_SNAPSHOTS_TOLD = 4096;
-
-const Nat = Type.Integer({ minimum: 0, maximum: Number.MAX_SAFE_INTEGER });
-const Checksum = Type.Integer({ minimum: 0, maximum: 0xffff_ffff });
-const Id = Type.String({ minLength: 1, maxLength: 64 });
-const Label = Type.String({ maxLength: 256 });
-const orNull = <Schema extends TSchema>(schema: Schema) => Type.Union([schema, Type.Null()]);
+/** More than a group has (`MAX_SNAPSHOTS`). */
+const MAX_SNAPSHOTS_TOLD = 1024;
 
 const LogOriginShape = Type.Object({
-  groupId: Id,
-  generation: Type.Object({ number: Nat, id: Id, firstLsn: Nat }),
+  groupId: Uuid,
+  generation: Type.Object({ number: U32, id: Uuid, firstLsn: LogPosition }),
 });
-const VolumesShape = Type.Array(Type.Object({ name: Label, sizeBytes: Nat }), {
+const VolumesShape = Type.Array(Type.Object({ name: PeerName, sizeBytes: Nat }), {
   maxItems: MAX_VOLUMES_PER_GROUP,
 });
 
 export const PeerStateShape = Type.Object({
   protocol: Nat,
-  memberId: Id,
+  memberId: Uuid,
   role: Type.Union([Type.Literal('primary'), Type.Literal('secondary')]),
-  name: Label,
+  name: PeerName,
   origin: orNull(LogOriginShape),
   regionBytes: Nat,
   volumes: VolumesShape,
   logBytes: Nat,
-  endLsn: Nat,
-  endChain: Checksum,
-  durableLsn: Nat,
-  appliedLsn: Nat,
-  horizonLsn: Nat,
-  holding: orNull(Type.Object({ roundId: Id, lsn: Nat })),
+  endLsn: LogPosition,
+  endChain: U32,
+  durableLsn: LogPosition,
+  appliedLsn: LogPosition,
+  horizonLsn: LogPosition,
+  holding: orNull(Type.Object({ roundId: RoundId, lsn: LogPosition })),
   resyncing: Type.Boolean(),
   needs: Nat,
-  restoredByReferenceLsn: orNull(Nat),
+  restoredByReferenceLsn: orNull(LogPosition),
   isShort: Type.Boolean(),
   heldBack: orNull(Type.String({ maxLength: 4096 })),
-  snapshots: Type.Array(Type.Object({ id: Id, name: Label, lsn: Nat }), { maxItems: MAX_SNAPSHOTS_TOLD }),
+  snapshots: Type.Array(Type.Object({ id: Uuid, name: PeerName, lsn: LogPosition }), {
+    maxItems: MAX_SNAPSHOTS_TOLD,
+  }),
   verifying: Type.Optional(
-    Type.Object({ id: Id, lsn: orNull(Nat), refused: orNull(Type.String({ maxLength: 4096 })) }),
+    Type.Object({ id: RoundId, lsn: orNull(LogPosition), refused: orNull(Type.String({ maxLength: 4096 })) }),
   ),
 });
 
@@ -72,28 +68,28 @@ export type StateDocument = Static<typeof StateDocument>;
 const AnnouncementShape = Type.Object({
   protocol: Nat,
   origin: LogOriginShape,
-  linkId: Id,
-  linkName: Label,
-  memberId: Id,
+  linkId: Uuid,
+  linkName: PeerName,
+  memberId: Uuid,
   regionBytes: Nat,
   volumes: VolumesShape,
-  durableLsn: Nat,
+  durableLsn: LogPosition,
 });
 
 const LogRestartShape = Type.Object({
-  lsn: Nat,
-  chain: Checksum,
-  snapshots: Type.Array(Type.Object({ id: Id, name: Label }), { maxItems: MAX_SNAPSHOTS_TOLD }),
+  lsn: LogPosition,
+  chain: U32,
+  snapshots: Type.Array(Type.Object({ id: Uuid, name: PeerName }), { maxItems: MAX_SNAPSHOTS_TOLD }),
 });
 
 /** What is written at `COMMAND_OFFSET_BYTES`. `protocol` comes first in what is looked at: another one may have other shapes. */
 export const CommandDocument = Type.Union([
   Type.Object({ protocol: Nat, call: Type.Literal('begin'), announcement: AnnouncementShape }),
   Type.Object({ protocol: Nat, call: Type.Literal('restart'), restart: LogRestartShape }),
-  Type.Object({ protocol: Nat, call: Type.Literal('hold'), roundId: Id, lsn: Nat }),
-  Type.Object({ protocol: Nat, call: Type.Literal('release'), roundId: Id, complete: Type.Boolean() }),
-  Type.Object({ protocol: Nat, call: Type.Literal('verify'), verifyId: Id }),
-  Type.Object({ protocol: Nat, call: Type.Literal('end-verify'), verifyId: Id }),
+  Type.Object({ protocol: Nat, call: Type.Literal('hold'), roundId: RoundId, lsn: LogPosition }),
+  Type.Object({ protocol: Nat, call: Type.Literal('release'), roundId: RoundId, complete: Type.Boolean() }),
+  Type.Object({ protocol: Nat, call: Type.Literal('verify'), verifyId: RoundId }),
+  Type.Object({ protocol: Nat, call: Type.Literal('end-verify'), verifyId: RoundId }),
 ]);
 export type CommandDocument = Static<typeof CommandDocument>;
 
@@ -158,9 +154,8 @@ export function decodeDocument<Schema extends TSchema>(
     throw new EngineError('invalid', `${what} is no JSON`);
   }
   refuseOtherProtocol(value);
-  if (Value.Check(schema, value)) return value;
-  const errors = [...Value.Errors(schema, value)];
-  throw new EngineError('invalid', `${what}${errors[0]?.instancePath ?? ''} ${describeShapeError(errors)}`);
+  if (hasShape(schema, value)) return value;
+  throw new EngineError('invalid', `${what}${faultOf(schema, value)}`);
 }
 
 function refuseOtherProtocol(value: unknown): void {

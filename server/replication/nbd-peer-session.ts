@@ -30,6 +30,10 @@ export interface SessionTimes {
 /** Bytes that one block status request asks about, with and without extended headers: its answer is short of it where there is much to tell. */
 const NEEDS_STEP_BYTES = 1024 ** 4;
 const COMPACT_NEEDS_STEP_BYTES = 2 * 1024 ** 3;
+/** How often as long as the state the needs of a volume may take to be told: they come in many answers. */
+const NEEDS_SILENCES = 10;
+/** Beyond so many runs what lies between two of them counts as needed as well: a region too many costs a copy. */
+const MAX_NEEDED_RUNS = 65_536;
 
 /** Without the fields that every command has. */
 type Command = CommandDocument extends infer Each
@@ -37,6 +41,14 @@ type Command = CommandDocument extends infer Each
     ? Omit<Each, 'protocol'>
     : never
   : never;
+
+/** What a hand-over leads to. */
+interface Begun {
+  readonly session: number;
+  readonly log: NbdClient;
+  readonly regionBytes: number;
+  readonly volumes: Announcement['volumes'];
+}
 
 /** Regions of a volume, in one round. */
 interface RoundConnection {
@@ -57,7 +69,7 @@ export class NbdPeerSession implements PeerSession {
   readonly #clients = new Set<NbdClient>();
   readonly #rounds = new Map<string, RoundConnection>();
   readonly #checksums: ChecksumConnection;
-  #begun: { readonly session: number; readonly log: NbdClient; readonly regionBytes: number } | undefined;
+  #begun: Begun | undefined;
   #over: string | undefined;
   #resolveClosed: (reason: string) => void = () => undefined;
 
@@ -123,7 +135,8 @@ export class NbdPeerSession implements PeerSession {
     if (session === undefined || state === undefined)
       throw new EngineError('unavailable', 'the secondary answers a hand-over with no session');
     const log = await this.#open({ kind: 'log', group: this.#address.group, session }, [], LOG_SECTOR_BYTES);
-    this.#begun = { session, log, regionBytes: announcement.regionBytes };
+    const { regionBytes, volumes } = announcement;
+    this.#begun = { session, log, regionBytes, volumes };
     return state;
   }
 
@@ -166,7 +179,7 @@ export class NbdPeerSession implements PeerSession {
   }
 
   async needs(volume: string): Promise<readonly RegionRun[]> {
-    const { session, regionBytes } = this.#requireBegun();
+    const { session, regionBytes, volumes } = this.#requireBegun();
     const target = {
       kind: 'regions',
       group: this.#address.group,
@@ -176,11 +189,23 @@ export class NbdPeerSession implements PeerSession {
     } as const;
     const opened = this.#open(target, [NEEDS_CONTEXT]);
     const client = await opened;
+    const limitMs = NEEDS_SILENCES * this.#times.silenceMs;
+    const timer = setTimeout(
+      () => this.#end(`the secondary has not told what it needs of ${volume} within ${limitMs} ms`),
+      limitMs,
+    );
     try {
       if (client.session.contexts.length === 0)
         throw new EngineError('unavailable', `the secondary does not tell ${NEEDS_CONTEXT}`);
+      const own = volumes.find(({ name }) => name === volume)?.sizeBytes;
+      if (client.sizeBytes !== own)
+        throw new EngineError(
+          'unavailable',
+          `volume ${volume} has ${client.sizeBytes} bytes there, not ${own}`,
+        );
       return await this.#ask(readNeeds(client, regionBytes));
     } finally {
+      clearTimeout(timer);
       this.#part(opened);
     }
   }
@@ -239,7 +264,7 @@ export class NbdPeerSession implements PeerSession {
     }
   }
 
-  #requireBegun(): { readonly session: number; readonly log: NbdClient; readonly regionBytes: number } {
+  #requireBegun(): Begun {
     if (this.#over !== undefined) throw new EngineError('unavailable', this.#over);
     if (this.#begun === undefined)
       throw new EngineError('invalid', 'the session has not begun: begin() comes first');
@@ -314,11 +339,17 @@ async function readNeeds(client: NbdClient, regionBytes: number): Promise<Region
     const answer = await client.blockStatus(at, Math.min(stepBytes, client.sizeBytes - at));
     const extents = answer.get(NEEDS_CONTEXT) ?? [];
     for (const run of neededRuns(extents, at, regionBytes)) {
+      const end = Math.min(run.end, Math.ceil(client.sizeBytes / regionBytes));
       const last = runs.at(-1);
-      if (last !== undefined && last.end >= run.first) runs[runs.length - 1] = { ...last, end: run.end };
-      else runs.push(run);
+      if (last !== undefined && (last.end >= run.first || runs.length >= MAX_NEEDED_RUNS))
+        runs[runs.length - 1] = { ...last, end };
+      else runs.push({ first: run.first, end });
     }
-    at += extents.reduce((sum, { lengthBytes }) => sum + lengthBytes, 0);
+    const toldBytes = extents.reduce((sum, { lengthBytes }) => sum + lengthBytes, 0);
+    // It tells of regions: by smaller steps it would never come to the end.
+    if (toldBytes < Math.min(regionBytes, client.sizeBytes - at))
+      throw new EngineError('unavailable', `the secondary tells of ${toldBytes} bytes, less than a region`);
+    at += toldBytes;
   }
   return runs;
 }

@@ -1,6 +1,6 @@
 /** One NBD connection to an export of a secondary, with the proof that it takes. */
 import { EngineError } from '../../engine/errors.ts';
-import type { NbdUri } from '../../protocol/uri.ts';
+import { formatNbdUri, type NbdUri } from '../../protocol/uri.ts';
 import { NbdClient, type NbdClientOptions } from '../nbd-client.ts';
 import { formatTarget, type ReplicationTarget, withProof } from './names.ts';
 import { CHALLENGE_PREFIX, clientProof, nonceOf } from './proof.ts';
@@ -46,6 +46,8 @@ export async function openPeer(
       {
         contexts: [],
         maxInFlightBytes: MAX_IN_FLIGHT_BYTES,
+        // Not the name of the export, which says nothing to people and is another one each time.
+        where: formatNbdUri(address.uri),
         ...options,
         ...(challenge === undefined ? {} : { challenge }),
       },

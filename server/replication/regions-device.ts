@@ -64,17 +64,14 @@ export class RegionsDevice extends ReplicationDevice {
       extents.push({ lengthBytes, flags });
       at += lengthBytes;
     };
-    for (const run of this.#needs()) {
+    const from = Math.floor(offsetBytes / this.regionBytes);
+    for (const run of this.#of.port.needs(this.#of.session, this.#of.volume, from, maxExtents)) {
       upTo(run.first * this.regionBytes, 0);
       upTo(run.end * this.regionBytes, STATE_NEEDED);
       if (at >= endBytes || extents.length >= maxExtents) return extents;
     }
     upTo(endBytes, 0);
     return extents;
-  }
-
-  #needs(): readonly RegionRun[] {
-    return this.#of.port.needs(this.#of.session, this.#of.volume);
   }
 
   async #regions(offsetBytes: number, lengthBytes: number, bytes: Buffer | undefined): Promise<void> {

@@ -1,4 +1,5 @@
 import { EngineError } from '../../engine/errors.ts';
+import { displayText } from '../../protocol/text.ts';
 import type { NbdClient } from '../nbd-client.ts';
 import { NbdClientError } from '../nbd-client-errors.ts';
 import {
@@ -16,6 +17,8 @@ import { fromTheWire } from './wire-errors.ts';
 
 /** What is read at first: most documents are shorter. */
 const FIRST_READ_BYTES = 16 * 1024;
+/** Of a text of the secondary, as people are shown it, in bytes. */
+const SHOWN_TEXT_BYTES = 1024;
 
 export type GoodAnswer = Extract<AnswerDocument, { ok: true }>;
 
@@ -32,9 +35,11 @@ export class StateClient {
   }
 
   document(): Promise<StateDocument> {
-    const read = this.#reads.then(async () =>
-      decodeDocument('the state of the secondary', StateDocument, await this.#read(STATE_OFFSET_BYTES)),
-    );
+    const read = this.#reads.then(async () => {
+      const bytes = await this.#read(STATE_OFFSET_BYTES);
+      const document = decodeDocument('the state of the secondary', StateDocument, bytes);
+      return { ...document, state: shownState(document.state) };
+    });
     this.#reads = read.catch(() => undefined);
     return read;
   }
@@ -58,11 +63,11 @@ export class StateClient {
     const answer = decodeDocument('the answer of the secondary', AnswerDocument, bytes);
     if (!answer.ok) {
       const { code, message, errno } = answer;
-      throw new EngineError(code, message, errno === undefined ? {} : { errno });
+      throw new EngineError(code, shown(message), errno === undefined ? {} : { errno });
     }
     // Refused before it could be a command, so that the answer is that of the one before.
     if (refusal !== undefined) throw fromTheWire(refusal);
-    return answer;
+    return answer.state === undefined ? answer : { ...answer, state: shownState(answer.state) };
   }
 
   async #read(offsetBytes: number): Promise<Buffer> {
@@ -76,4 +81,22 @@ export class StateClient {
       throw fromTheWire(error);
     }
   }
+}
+
+function shownState(state: StateDocument['state']): StateDocument['state'] {
+  const { heldBack, verifying } = state;
+  return {
+    ...state,
+    heldBack: heldBack === null ? null : shown(heldBack),
+    ...(verifying === undefined
+      ? {}
+      : {
+          verifying: { ...verifying, refused: verifying.refused === null ? null : shown(verifying.refused) },
+        }),
+  };
+}
+
+/** Its texts reach events and terminals. */
+function shown(text: string): string {
+  return displayText(Buffer.from(text), SHOWN_TEXT_BYTES);
 }

@@ -113,7 +113,10 @@ t.test('a record comes back as it went', async (t) => {
   };
   t.same(decodeRecord(encodeRecord(late).toString(), 3), late);
   const both = { ...secondary, replica: { ...replica, oldImage: replica.resync } };
-  t.throws(() => decodeRecord(encodeRecord(both).toString(), 3), { code: 'corrupt', message: /at once/ });
+  t.throws(() => encodeRecord(both), /bug.*at once/);
+  const written = JSON.parse(encodeRecord(secondary).toString());
+  written.replica.oldImage = written.replica.resync;
+  t.throws(() => decodeRecord(JSON.stringify(written), 3), { code: 'corrupt', message: /at once/ });
   const folder = new MemoryFolder(new Random(1));
   const file = await GroupRecordFile.open(await folder.create('r', GROUP_RECORD_FILE_BYTES));
   t.equal(file.record, undefined);
@@ -123,6 +126,22 @@ t.test('a record comes back as it went', async (t) => {
   t.same(again.record, record);
   t.equal(again.outdated, false);
   t.throws(() => encodeRecord({ ...record, nodes: [{ ...snapshot, stores: ['none'] }] }), /bug/);
+  const { upstream, restart } = replica;
+  for (const [what, strange] of Object.entries({
+    'a peer without a UUID': {
+      ...record,
+      links: record.links.map((link) => ({ ...link, peerId: 'node-b' })),
+    },
+    'a link without one': {
+      ...secondary,
+      replica: { ...replica, upstream: { ...upstream, linkId: 'link-1' } },
+    },
+    'a group without one': { ...secondary, replica: { ...replica, restart: { ...restart, groupId: 'x' } } },
+    'a generation that no log has': { ...record, generation: { ...record.generation, number: 2 ** 32 } },
+    'no LSN': { ...record, checkpointLsn: 2 ** 53 },
+    'the wrong role': { ...secondary, role: 'primary' },
+  }))
+    t.throws(() => encodeRecord(strange as typeof record), /bug/, `${what}: it could not be read again`);
 });
 
 const MAY_BE_NULL = [

@@ -1,4 +1,5 @@
 /** Batches of another node's log, taken into a ring as they are. */
+import { crc32 } from 'node:zlib';
 import t from 'tap';
 import { LogIntake } from '../../../engine/log/intake.ts';
 import { Log } from '../../../engine/log/log.ts';
@@ -88,6 +89,12 @@ t.test('what does not belong there is refused, and nothing of it is taken', asyn
     flipped[at] = (flipped[at] ?? 0) ^ 1;
     await refused(0, flipped, /no batch|damaged/);
   }
+  // Of a kind that there is not, and sealed as if there were.
+  const strange = Buffer.from(bytes.subarray(0, one));
+  strange[64] = 3;
+  strange.writeUInt32LE(crc32(strange.subarray(64)), 4);
+  strange.writeUInt32LE(crc32(strange.subarray(4, 64)), 0);
+  await refused(0, strange, /makes no sense/);
   const other = await pair();
   append(other.source, 999);
   other.source.writeOut();

@@ -84,6 +84,9 @@ t.test(
     await pair.stream();
     t.match(pair.state, { resyncing: true, needs: 1 });
     t.same(pair.needs(), { v: [5, 6] });
+    const part = (from: number, most: number) => pair.port.needs(pair.session, 'v', from, most);
+    t.same(part(6, 9), [{ first: 6, end: 7 }], 'and of a part, what is in it');
+    t.same(part(0, 0), []);
     t.same((await pair.images()).secondary, before, 'readers see it as it was before the restore');
     await t.rejects(pair.secondary.group.createSnapshot('x', { local: true }), /resynchronised/);
     await pair.secondary.crash();

@@ -126,3 +126,26 @@ t.test('a hand-over that comes to nothing leaves no session open', async (t) => 
   await pair.secondary.pass(100);
   t.same((await pair.images()).secondary, (await pair.images()).primary);
 });
+
+t.test('a restart that meets a step of the delay waits for what that lets in', async (t) => {
+  const pair = await ReplicaPair.synchronised({
+    regions: 8,
+    secondary: { replica: { applyDelaySeconds: 10 } },
+  });
+  await pair.primary.write(3, 9);
+  await pair.ship();
+  await pair.secondary.pass(100);
+  const { horizonLsn, endLsn } = pair.state;
+  t.ok(horizonLsn < endLsn, 'it is delayed');
+  const release = pair.secondary.folder.hold('write', 'group.record');
+  await pair.secondary.pass(10_000);
+  const restarted = pair.round('restart');
+  await pair.secondary.turns(200);
+  release();
+  const round = await restarted;
+  t.equal(pair.state.holding?.roundId, round.id);
+  await pair.end(round);
+  // For as long as the delay, readers keep the image from before.
+  await pair.secondary.pass(11_000);
+  t.same(await pair.secondary.fills(), [0, 0, 0, 9, 0, 0, 0, 0]);
+});

@@ -26,10 +26,19 @@ const begin: CommandDocument = {
 const told = new FakeReplica().told;
 const state: StateDocument = { state: { ...told, volumes: [...told.volumes], snapshots: [] } };
 
+/** Of any value, as it would come over the wire. */
+function encoded(value: unknown): Buffer {
+  const text = Buffer.from(JSON.stringify(value));
+  const bytes = Buffer.alloc(4 + text.length);
+  bytes.writeUInt32LE(text.length);
+  text.copy(bytes, 4);
+  return bytes;
+}
+
 t.test('a document comes back as it went', async (t) => {
   const commands: CommandDocument[] = [
     begin,
-    { protocol: 1, call: 'restart', restart: { lsn: Number.MAX_SAFE_INTEGER, chain: 0, snapshots: [] } },
+    { protocol: 1, call: 'restart', restart: { lsn: 2 ** 53 - 2 ** 25, chain: 0, snapshots: [] } },
     { protocol: 1, call: 'hold', roundId: 'r', lsn: 0 },
     { protocol: 1, call: 'release', roundId: 'r', complete: false },
   ];
@@ -63,6 +72,70 @@ t.test('what is no document is refused', async (t) => {
   refused(sized(JSON.stringify({ protocol: 1, call: 'hold', roundId: 'r', lsn: 2 ** 53 })), /^it/);
   refused(sized(JSON.stringify({ protocol: 1, call: 'hold', roundId: 'r', lsn: 0.5 })), /^it/);
   refused(sized(JSON.stringify({ protocol: 1, call: 'hold', roundId: 'x'.repeat(65), lsn: 1 })), /^it/);
+});
+
+t.test('values that a group could not keep are refused', async (t) => {
+  const { announcement: announced } = begin;
+  const { origin } = announced;
+  const { generation } = origin;
+  const uuid = announced.linkId;
+  const restart = { lsn: 1, chain: 0, snapshots: [{ id: uuid, name: 's' }] };
+  const begins = (changes: object) => ({ ...begin, announcement: { ...announced, ...changes } });
+  const restarts = (changes: object) => ({ ...begin, call: 'restart', restart: { ...restart, ...changes } });
+  const tells = (changes: object) => ({ state: { ...state.state, ...changes } });
+  for (const [shape, good] of [
+    [CommandDocument, begins({})],
+    [CommandDocument, restarts({})],
+    [StateDocument, tells({})],
+  ] as const)
+    t.doesNotThrow(() => decodeDocument('it', shape, encoded(good)));
+  for (const [shape, document, message] of [
+    [CommandDocument, begins({ linkId: 'link-1' }), 'it/announcement/linkId must match'],
+    [
+      CommandDocument,
+      begins({ memberId: uuid.toUpperCase().replace('3', 'A') }),
+      'it/announcement/memberId must',
+    ],
+    [CommandDocument, begins({ origin: { ...origin, groupId: 'x' } }), 'it/announcement/origin/groupId must'],
+    [
+      CommandDocument,
+      begins({ origin: { ...origin, generation: { ...generation, number: 2 ** 32 } } }),
+      'it/announcement/origin/generation/number must be <=',
+    ],
+    [CommandDocument, begins({ linkName: 'a\nb' }), 'it/announcement/linkName must'],
+    [CommandDocument, restarts({ lsn: Number.MAX_SAFE_INTEGER }), 'it/restart/lsn must be <='],
+    [CommandDocument, restarts({ snapshots: [{ id: 's', name: 's' }] }), 'it/restart/snapshots/0/id must'],
+    [StateDocument, tells({ memberId: 'node-b' }), 'it/state/memberId must match'],
+    [StateDocument, tells({ endLsn: 2 ** 53 - 2 }), 'it/state/endLsn must be <='],
+  ] as const)
+    t.throws(
+      () => decodeDocument('it', shape, encoded(document)),
+      { code: 'invalid', message: new RegExp(`^${message}`) },
+      message,
+    );
+});
+
+t.test('what is wrong is said by what it was meant to be, at the first fault', async (t) => {
+  const many = Array.from({ length: 100_000 }, () => 0);
+  const volumes = many.slice(0, 64);
+  for (const [document, message] of [
+    [{ protocol: 1, call: 'restart' }, 'it lacks the field restart'],
+    [
+      { protocol: 1, call: 'restart', restart: { lsn: 1, chain: 1, snapshots: many } },
+      'it/restart/snapshots has more than 1024 items',
+    ],
+    [
+      { ...begin, announcement: { ...begin.announcement, volumes } },
+      'it/announcement/volumes/0 must be object',
+    ],
+    [{ protocol: 1, call: 'stop' }, 'it/call must be one of "begin", "restart", "hold", "release"'],
+    [{ protocol: 1, call: 'hold', roundId: 7, lsn: -1 }, 'it/roundId must be string'],
+    [many, 'it must be object'],
+  ] as const)
+    t.throws(() => decodeDocument('it', CommandDocument, encoded(document)), { message }, message);
+  t.throws(() => decodeDocument('it', AnswerDocument, encoded({})), {
+    message: 'it/ok must be one of true, false',
+  });
 });
 
 t.test('damaged documents are refused, or are documents', async (t) => {

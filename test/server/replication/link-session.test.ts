@@ -17,7 +17,7 @@ import { NBD_CMD_READ, NBD_CMD_WRITE, NBD_EINVAL, NBD_ENOSPC } from '../../../pr
 import { formatNbdUri, type NbdUri } from '../../../protocol/uri.ts';
 import { EventLog } from '../../../server/events.ts';
 import { Exports } from '../../../server/exports.ts';
-import { DEFAULT_LIMITS } from '../../../server/limits.ts';
+import { DEFAULT_LIMITS, type ServerLimits } from '../../../server/limits.ts';
 import { silentLogger } from '../../../server/logger.ts';
 import { NbdClient } from '../../../server/nbd-client.ts';
 import { listExports } from '../../../server/nbd-client-connect.ts';
@@ -32,7 +32,13 @@ import { until } from '../../fixtures/test-server.ts';
 const SECRET = randomBytes(32);
 const REGION = 4096;
 
-async function serve(t: Test, options: { secret?: Buffer; volumeBytes?: number; sharedBytes?: number } = {}) {
+interface ServeOptions {
+  readonly secret?: Buffer;
+  readonly volumeBytes?: number;
+  readonly limits?: Partial<ServerLimits>;
+}
+
+async function serve(t: Test, options: ServeOptions = {}) {
   const group = new FakeGroup('g', { v: options.volumeBytes ?? 1 << 20 });
   group.role = 'secondary';
   const replica = new FakeReplica();
@@ -53,7 +59,7 @@ async function serve(t: Test, options: { secret?: Buffer; volumeBytes?: number; 
     exports,
     replication,
     events,
-    limits: { ...DEFAULT_LIMITS, sharedBytes: options.sharedBytes ?? DEFAULT_LIMITS.sharedBytes },
+    limits: { ...DEFAULT_LIMITS, ...options.limits },
     logger: silentLogger(),
   });
   const directory = await mkdtemp(join(tmpdir(), 'tidemark-'));
@@ -114,7 +120,11 @@ t.test('the hand-over, the log and a round', async (t) => {
       [67, true],
     ],
   );
-  await session.restart({ lsn: 900, chain: 0xffff_ffff, snapshots: [{ id: 'i', name: 'monday' }] });
+  await session.restart({
+    lsn: 900,
+    chain: 0xffff_ffff,
+    snapshots: [{ id: replica.told.memberId, name: 'monday' }],
+  });
   await session.hold('round-1', 900);
   const content = (region: number): RegionContent => ({ region, bytes: randomBytes(REGION) });
   const written = [content(3), content(4), { region: 5, bytes: undefined }, content(7), content(255)];
@@ -280,7 +290,7 @@ t.test('a secondary that says nothing is gone', async (t) => {
 t.test('regions that are needed', async (t) => {
   const { replica, connect, server } = await serve(t, { volumeBytes: 64 << 20 });
   const session = await connect();
-  await session.begin(announcement());
+  await session.begin(announcement({ volumes: [{ name: 'v', sizeBytes: 64 << 20 }] }));
   t.strictSame(await session.needs('v'), []);
   // More runs than one answer has extents.
   for (let first = 1; first < 9000; first += 3) replica.needed.push({ first, end: first + 2 });
@@ -292,6 +302,77 @@ t.test('regions that are needed', async (t) => {
   ]);
   await until(() => server.sessions().length === 2);
   await t.rejects(session.needs('w'), { code: 'unavailable', message: /no volume w/ });
+});
+
+t.test('needs that make no sense end the session, or are bounded', async (t) => {
+  const { connect, replication, replica } = await serve(t, { volumeBytes: 200_000 * REGION });
+  const begun = async (sizeBytes: number) => {
+    const session = await connect();
+    await session.begin(announcement({ volumes: [{ name: 'v', sizeBytes }] }));
+    return session;
+  };
+  await t.rejects((await begun(1 << 20)).needs('v'), {
+    code: 'unavailable',
+    message: `volume v has ${200_000 * REGION} bytes there, not ${1 << 20}`,
+  });
+  for (let first = 0; first < 200_000; first += 2) replica.needed.push({ first, end: first + 1 });
+  const runs = await (await begun(200_000 * REGION)).needs('v');
+  t.equal(runs.length, 65_536, 'what lies between the rest counts as needed');
+  t.strictSame(runs.slice(-2), [
+    { first: 131_068, end: 131_069 },
+    { first: 131_070, end: 199_999 },
+  ]);
+  const honest = replication.directory.bind(replication);
+  replication.directory = (...args) => {
+    const found = honest(...args);
+    return {
+      list: () => found.list(),
+      find: (name) => {
+        const regions = found.find(name);
+        if (regions instanceof ReplicationExport && name.includes('/regions/'))
+          Object.assign(regions.device, { needed: () => [{ lengthBytes: 1, flags: 1 }] });
+        return regions;
+      },
+    };
+  };
+  await t.rejects((await begun(200_000 * REGION)).needs('v'), {
+    code: 'unavailable',
+    message: /tells of 1 bytes, less than a region/,
+  });
+});
+
+t.test('K13: links and clients have connections of their own', async (t) => {
+  const { client, connect, server, events } = await serve(t, { limits: { maxConnections: 2 } });
+  const session = await connect();
+  await session.begin(announcement());
+  t.equal(server.connectionCount, 2);
+  await client('p/v');
+  await client('p/v');
+  await t.rejects(client('p/v').then((third) => third.readBuffer(0, 10)));
+  t.ok(events.since(0).some(({ type }) => type === 'connection.refused'));
+  await session.writeRegions('r', 'v', [{ region: 0, bytes: undefined }]);
+  const newer = await connect();
+  await newer.begin(announcement());
+  t.equal(server.sessions().filter(({ link }) => link === null).length, 2);
+});
+
+t.test('what a secondary says is shown in a line, and a lost one by its URI', async (t) => {
+  const { connect, replica, tcp, server } = await serve(t);
+  const session = await connect();
+  replica.told = { ...replica.told, heldBack: 'full\n\u001b[2Jof it' };
+  t.equal((await session.state()).heldBack, 'full [2Jof it');
+  await session.begin(announcement());
+  replica.refusals.set('hold', new EngineError('in-use', 'one\r\ntwo\u0007'));
+  await t.rejects(session.hold('r', 1), { message: 'one two' });
+  const where = formatNbdUri(tcp);
+  const reasons: string[] = [];
+  for (const secret of [randomBytes(32), randomBytes(32)])
+    await connect(tcp, secret).catch((error: Error) => reasons.push(error.message));
+  t.ok(reasons[0]?.startsWith(`${where}: `), 'by its URI');
+  t.equal(reasons[1], reasons[0], 'the same each time');
+  const far = await connect(tcp, SECRET);
+  await server.shutdown();
+  t.notMatch(await far.closed, /nonce|proof|\.replication/);
 });
 
 t.test('proofs over TCP', async (t) => {
@@ -449,7 +530,7 @@ t.test('bytes as they come: split anywhere, and offsets between two sectors', as
 });
 
 t.test('K13: a link never waits for what clients hold', async (t) => {
-  const { replica, connect, server, rawSocket } = await serve(t, { sharedBytes: 33 << 20 });
+  const { replica, connect, server, rawSocket } = await serve(t, { limits: { sharedBytes: 33 << 20 } });
   const clients = await RawSession.open({ rawSocket }, 'p/v');
   // It has announced a large write and does not go on: what it may take of the shared bytes is taken.
   clients.send(requestBytes({ type: NBD_CMD_WRITE, offset: 0, length: 1 << 20 }, Buffer.alloc(4096)));
