@@ -365,7 +365,10 @@ export class Group {
       },
       giveUp: async () => this.#closing === undefined && (await this.#givingUp.one()),
       writersWait: () => this.#path.writersWait || this.replica?.wantsRoom === true,
-      freed: () => this.#path.freed(),
+      freed: () => {
+        this.#path.freed();
+        this.#controls.tellUntold();
+      },
       checkpointed: () => {
         this.#path.shareMemory(mapBytesOf(this.#state));
         // It tells what it finds; that it cannot look is told by what fails.
@@ -386,7 +389,10 @@ export class Group {
   #backgroundHooks() {
     return {
       enterDirect: () => this.#enterDirect(),
-      restored: () => this.#changes.changed(),
+      changed: () => {
+        this.replica?.poke();
+        this.#changes.changed();
+      },
       freed: () => this.#applier.retryNow(),
       bug: (error: unknown) => this.#failure.broke(error),
     };
@@ -397,6 +403,7 @@ export class Group {
     return new Replica(state, effects, needs, {
       applier: this.#applier,
       controls: this.#controls,
+      background: this.#background,
       changed: () => this.#changes.changed(),
       bug: (error) => this.#failure.broke(error),
       until: (holds) => this.#changes.until(holds),
@@ -437,6 +444,7 @@ export class Group {
   #retryNow(): void {
     this.#background.retryNow();
     this.#applier.retryNow();
+    this.replica?.poke();
   }
 
   #check(): void {

@@ -20,7 +20,7 @@ import { Link, type LinkHost } from './link.ts';
 import { changed, checkSettings, type LinkChanges, type LinkSpec, settingsOf } from './link-settings.ts';
 import { type LinkSettings, LinkState } from './link-state.ts';
 import type { LinkView } from './link-view.ts';
-import { type Announcement, type PeerConnector, REPLICATION_PROTOCOL } from './peer.ts';
+import { type Announcement, type PeerConnector, REPLICATION_PROTOCOL, type ToldSnapshot } from './peer.ts';
 
 /** Of a group. Each may hold the log, and gets all of it. */
 export const MAX_LINKS = 16;
@@ -329,14 +329,23 @@ export class Links {
       regionBytes: record.regionBytes,
       volumes: record.volumes.map(({ name, sizeBytes }) => ({ name, sizeBytes })),
       durableLsn: log.durableLsn,
+      named: { lsn: log.endLsn, snapshots: this.#told() },
     };
+  }
+
+  /** The snapshots that all members have, as of the end of the log. */
+  #told(): ToldSnapshot[] {
+    return this.#host.snapshots().flatMap((snapshot) => {
+      const { id, imageId, name, local } = snapshot;
+      if (local || name === null) return [];
+      const detached = snapshot.kind === 'detached' || snapshot.toBeDetached || snapshot.detaching;
+      return [{ id, imageId, name, detached }];
+    });
   }
 
   #beginRound(link: LinkState, roundId: string): ReturnType<LinkHost['begin']> {
     // Of that point of the order: the record comes right behind them.
-    const snapshots = this.#host
-      .snapshots()
-      .flatMap(({ id, name, local }) => (local || name === null ? [] : [{ id, name }]));
+    const snapshots = this.#told();
     const createdAt = new Date(this.#state.clock.nowMs()).toISOString();
     this.#host.check();
     const { lsn } = this.#host.controls.append({ type: 'round', id: roundId, linkId: link.id, createdAt });

@@ -29,7 +29,7 @@ export function peerStateOf(parts: ReplicaParts): PeerState {
     heldBack: heldBackOf(parts) ?? null,
     snapshots: effects.named
       .filter((snapshot) => !snapshot.local)
-      .map(({ id, name, lsn }) => ({ id, name: name ?? '', lsn })),
+      .map(({ id, imageId, name, lsn }) => ({ id, imageId, name: name ?? '', lsn })),
   };
 }
 
@@ -38,5 +38,5 @@ export function heldBackOf({ state, host, admission }: ReplicaParts): string | u
   const { frozen, horizonLsn, applyDelaySeconds } = replicaOf(state);
   if (frozen && horizonLsn < state.log.endLsn) return 'frozen: see thaw';
   if (admission.isDelayed) return `delayed: records are applied ${applyDelaySeconds} s after they came`;
-  return admission.problem ?? host.applier.stall;
+  return admission.problem ?? admission.waitsFor ?? host.applier.stall;
 }

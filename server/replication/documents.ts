@@ -32,6 +32,10 @@ const LogOriginShape = Type.Object({
   groupId: Id,
   generation: Type.Object({ number: Nat, id: Id, firstLsn: Nat }),
 });
+const ToldSnapshotsShape = Type.Array(
+  Type.Object({ id: Id, imageId: Id, name: Label, detached: Type.Boolean() }),
+  { maxItems: MAX_SNAPSHOTS_TOLD },
+);
 const VolumesShape = Type.Array(Type.Object({ name: Label, sizeBytes: Nat }), {
   maxItems: MAX_VOLUMES_PER_GROUP,
 });
@@ -55,7 +59,9 @@ export const PeerStateShape = Type.Object({
   needs: Nat,
   restoredByReferenceLsn: orNull(Nat),
   heldBack: orNull(Type.String({ maxLength: 4096 })),
-  snapshots: Type.Array(Type.Object({ id: Id, name: Label, lsn: Nat }), { maxItems: MAX_SNAPSHOTS_TOLD }),
+  snapshots: Type.Array(Type.Object({ id: Id, imageId: Id, name: Label, lsn: Nat }), {
+    maxItems: MAX_SNAPSHOTS_TOLD,
+  }),
 });
 
 /** `proof`: of the server, when the client gave a nonce in the export's name. */
@@ -74,12 +80,13 @@ const AnnouncementShape = Type.Object({
   regionBytes: Nat,
   volumes: VolumesShape,
   durableLsn: Nat,
+  named: Type.Object({ lsn: Nat, snapshots: ToldSnapshotsShape }),
 });
 
 const LogRestartShape = Type.Object({
   lsn: Nat,
   chain: Checksum,
-  snapshots: Type.Array(Type.Object({ id: Id, name: Label }), { maxItems: MAX_SNAPSHOTS_TOLD }),
+  snapshots: ToldSnapshotsShape,
 });
 
 /** What is written at `COMMAND_OFFSET_BYTES`. `protocol` comes first in what is looked at: another one may have other shapes. */

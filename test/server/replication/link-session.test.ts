@@ -109,7 +109,11 @@ t.test('the hand-over, the log and a round', async (t) => {
       [67, true],
     ],
   );
-  await session.restart({ lsn: 900, chain: 0xffff_ffff, snapshots: [{ id: 'i', name: 'monday' }] });
+  await session.restart({
+    lsn: 900,
+    chain: 0xffff_ffff,
+    snapshots: [{ id: 'i', imageId: 'i', name: 'monday', detached: false }],
+  });
   await session.hold('round-1', 900);
   const content = (region: number): RegionContent => ({ region, bytes: randomBytes(REGION) });
   const written = [content(3), content(4), { region: 5, bytes: undefined }, content(7), content(255)];
