@@ -43,7 +43,7 @@ export class ToldNames {
     try {
       await this.#state.writeRecord(this.#state.checkpointLsn);
     } catch (error) {
-      gone.forEach((snapshot, index) => Object.assign(snapshot, names[index]));
+      for (const [index, snapshot] of gone.entries()) Object.assign(snapshot, names[index]);
       throw error;
     }
     for (const [index, { id }] of gone.entries()) {
