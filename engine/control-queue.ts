@@ -49,6 +49,11 @@ export class ControlQueue {
     this.tellUntold();
   }
 
+  /** Whether that waits for room. */
+  get hasUntold(): boolean {
+    return this.#untold.length > 0;
+  }
+
   /** There may be room now. */
   tellUntold(): void {
     if (this.#state.log.failure !== undefined) return;

@@ -350,7 +350,10 @@ export class Group {
         this.#applier.freeSoon();
         this.#background.poke();
       },
-      changed: () => this.#changes.changed(),
+      changed: () => {
+        if (this.#controls.hasUntold) this.#applier.freeSoon();
+        this.#changes.changed();
+      },
       check: () => this.#check(),
       bug: (error) => this.#failure.broke(error),
     };
@@ -364,7 +367,8 @@ export class Group {
         for (const tracker of this.#state.trackers) await tracker.flush();
       },
       giveUp: async () => this.#closing === undefined && (await this.#givingUp.one()),
-      writersWait: () => this.#path.writersWait || this.replica?.wantsRoom === true,
+      writersWait: () =>
+        this.#path.writersWait || this.replica?.wantsRoom === true || this.#controls.hasUntold,
       freed: () => {
         this.#path.freed();
         this.#controls.tellUntold();

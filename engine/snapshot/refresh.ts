@@ -4,11 +4,10 @@
  */
 import type { RefreshControl } from '../control-record.ts';
 import type { GroupState, GroupVolume } from '../group-state.ts';
-import type { Lsn, RegionIndex } from '../units.ts';
+import type { RegionIndex } from '../units.ts';
 import type { Layer } from './chain.ts';
 import { restorationMap } from './changes.ts';
 import { createMap, type DetachedSnapshot, detachedMapName, type MapOnDisk } from './detached.ts';
-import { bringForward } from './materialise.ts';
 import { addRegions, eachRegion, putRegion, readRegion, syncStore } from './region-copy.ts';
 
 /** Regions copied in a step: so long others wait for the lane. */
@@ -90,8 +89,9 @@ export async function refreshSome(state: GroupState, snapshot: DetachedSnapshot)
 }
 
 /**
- * Copies regions that are to come from the layer. What a restore of before the refresh still reads here goes into the volume first; the copy, synced; its
- * bit; what was written through the snapshot before the refresh goes; then readers find the copy (rule T3). In the lane.
+ * Copies regions that are to come from the layer. The copy, synced; its bit; what was written through the snapshot before the refresh goes; then
+ * readers find the copy (rule T3). What a restore of before the refresh has still to bring is copied onto itself: until now nothing has written it since that
+ * restore, or it would not be to come. In the lane.
  */
 export async function refreshRegions(
   state: GroupState,
@@ -105,8 +105,6 @@ export async function refreshRegions(
   if (refresh === undefined || part === undefined || toCome === undefined) return;
   const due = regions.filter((region) => toCome.map.view.has(region));
   if (due.length === 0) return;
-  const read = due.filter((region) => isReadBefore(state, snapshot, volume, region, refresh.layer.lsn));
-  if (read.length > 0) await bringForward(state, volume, read);
   await eachRegion(state, due, async (region) => {
     const content = await readRegion(state, volume, refresh.layer, region);
     await putRegion(part.copied, content, region * state.regionBytes);
@@ -115,22 +113,6 @@ export async function refreshRegions(
   await addRegions(part.copied, due);
   await part.modified?.remove(due);
   await toCome.map.clear(due);
-}
-
-/** Whether a restore whose record lies below `lsn` has still to bring the region from the snapshot. */
-function isReadBefore(
-  state: GroupState,
-  snapshot: DetachedSnapshot,
-  volume: GroupVolume,
-  region: RegionIndex,
-  lsn: Lsn,
-): boolean {
-  return state.chain.restores.some(
-    (restore) =>
-      restore.source === snapshot &&
-      restore.lsn < lsn &&
-      restore.parts[volume.index]?.toCome.has(region) === true,
-  );
 }
 
 /** Everything is copied: the layer is needed no more. In the lane. */
