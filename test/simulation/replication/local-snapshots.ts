@@ -41,6 +41,7 @@ export async function changeThere(node: SimNode, what: LocalOperation, pick: num
 
 /** Whether every snapshot of the primary that a secondary has is one that the primary still has (rules S4, K10). */
 export function hasNoOther(primary: SimNode, node: SimNode): boolean {
-  const images = new Set(primary.group?.snapshots.map(({ imageId }) => imageId));
-  return node.group?.snapshots.every(({ local, imageId }) => local || images.has(imageId)) ?? false;
+  const identity = ({ id, imageId, name }: SnapshotView): string => `${id} ${imageId} ${name}`;
+  const there = new Set(primary.group?.snapshots.map(identity));
+  return node.group?.snapshots.every((view) => view.local || there.has(identity(view))) ?? false;
 }
