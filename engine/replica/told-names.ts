@@ -8,6 +8,10 @@ import type { Announcement } from '../link/peer.ts';
 import type { ControlEffects, Snapshot } from '../snapshot/control-effects.ts';
 import type { Lsn } from '../units.ts';
 
+/** Both count: one that is named under another id would not be found by what names it later. */
+const identity = ({ id, imageId }: { readonly id: string; readonly imageId: string }): string =>
+  `${id} ${imageId}`;
+
 export class ToldNames {
   readonly #state: GroupState;
   readonly #effects: ControlEffects;
@@ -27,10 +31,10 @@ export class ToldNames {
   gone(horizonLsn: Lsn): readonly Snapshot[] {
     const told = this.#told;
     if (told === undefined || horizonLsn < told.lsn) return [];
-    const images = new Set(told.snapshots.map(({ imageId }) => imageId));
+    const there = new Set(told.snapshots.map(identity));
     const gone = this.#effects.named.filter((snapshot) => {
       const lsn = snapshot.kind === 'detached' ? (snapshot.refresh?.layer.lsn ?? snapshot.lsn) : snapshot.lsn;
-      return !snapshot.local && lsn < told.lsn && !images.has(snapshot.imageId);
+      return !snapshot.local && lsn < told.lsn && !there.has(identity(snapshot));
     });
     if (gone.length === 0) this.#told = undefined;
     return gone;

@@ -69,7 +69,7 @@ export const LINK_MUTANTS: readonly Mutant[] = [
       edit('replica/lacking.ts', 'found.imageId === (control.imageId ?? control.sourceId)', 'true'),
       edit(
         'replica/told-names.ts',
-        '!images.has(snapshot.imageId)',
+        '!there.has(identity(snapshot))',
         '!told.snapshots.some(({ id }) => id === snapshot.id)',
       ),
     ],
@@ -94,7 +94,11 @@ export const LINK_MUTANTS: readonly Mutant[] = [
     name: 'a refresh is an attached one where its snapshot is not detached yet',
     rule: 'S6',
     cluster: true,
-    edits: [edit('replica/controls.ts', "return isDetached ? 'it was", "return snapshot.lsn < 0 ? 'it was")],
+    edits: [
+      edit('replica/controls.ts', "return isDetached ? 'it was", "return snapshot.lsn < 0 ? 'it was"),
+      // Else the next hand-over mends it.
+      edit('replica/replica.ts', 'this.#admission.names.note(announced.named);', ''),
+    ],
     prefer: {
       plan: { copyBytesPerSecond: 20_000 },
       weights: { snapshot: 8, detach: 10, refresh: 10, restore: 12 },
