@@ -329,11 +329,11 @@ export class Links {
       regionBytes: record.regionBytes,
       volumes: record.volumes.map(({ name, sizeBytes }) => ({ name, sizeBytes })),
       durableLsn: log.durableLsn,
-      named: { lsn: log.endLsn, snapshots: this.#told() },
+      named: { lsn: record.replica?.horizonLsn ?? log.endLsn, snapshots: this.#told() },
     };
   }
 
-  /** The snapshots that all members have, as of the end of the log. */
+  /** The snapshots that all members have, as of the head of the log: its end, or what a secondary shows. */
   #told(): ToldSnapshot[] {
     return this.#host.snapshots().flatMap((snapshot) => {
       const { id, imageId, name, local } = snapshot;
