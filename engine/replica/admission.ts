@@ -4,7 +4,8 @@
  * batches, on all volumes; and a start replays to it, and no further.
  *
  * It stops where it has to: at the LSN at which a resync holds; before a restore of which regions are lacking here, until all before it is applied; before a
- * refresh of a snapshot that is not ready for that here; when frozen; for the delay that its operator wants; when the applier is far behind. Nothing that waits is in memory: it is read from the ring.
+ * refresh of a snapshot that is not ready for that here; when frozen; for the delay that its operator wants; when the applier is far behind. Nothing that
+ * waits is in memory: it is read from the ring.
  */
 
 import type { Background } from '../background.ts';
@@ -219,7 +220,8 @@ export class Admission {
   /** What is under way meanwhile is not paced. */
   #waits(batch: LogBatch): boolean {
     if (batch.control === undefined) return false;
-    const { state, applier, background } = { state: this.#state, ...this.#host };
+    const state = this.#state;
+    const { applier, background } = this.#host;
     const { log, checkpointLsn } = state;
     const isFreed = checkpointLsn >= this.horizonLsn && log.tailLsn >= state.freeableLsn;
     const facts = {
@@ -234,7 +236,7 @@ export class Admission {
     return true;
   }
 
-  /** All of these, in order, as one. What becomes of a restore or a refresh depends on what comes before it, so that each is looked at when it is the first. */
+  /** All of these, in order, as one. What a restore lacks, or a refresh waits for, depends on what comes before: it is looked at when it is the first. */
   async #admit(batches: readonly LogBatch[]): Promise<void> {
     const horizonLsn = batches.at(-1)?.endLsn ?? this.horizonLsn;
     await writeReplica(this.#state, this.#state.checkpointLsn, { horizonLsn });
