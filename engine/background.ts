@@ -21,12 +21,14 @@ import type { RegionIndex } from './units.ts';
 const REGIONS_PER_STEP = 64;
 /** After a refusal of a disk it is tried again after so long. */
 const RETRY_MS = 1000;
+/** What was refused so often in a row does not count on to end. */
+const STUCK_REFUSALS = 5;
 
 export interface BackgroundHooks {
   /** Goes to direct mode if nothing needs the log any more; whether it did anything. */
   readonly enterDirect: () => Promise<boolean>;
-  /** All that a restore had to bring is in the volumes. */
-  readonly restored: () => void;
+  /** Something that others may wait for has ended, or a disk refuses it. */
+  readonly changed: () => void;
   /** Something was removed: whoever waits for space may try again. */
   readonly freed: () => void;
   readonly bug: (error: unknown) => void;
@@ -44,6 +46,9 @@ export class Background {
   #running: Promise<void> | undefined;
   /** Why the last step was refused, while it waits to be tried again. */
   #held: string | undefined;
+  #refusals = 0;
+  /** Somebody waits: nothing is paced until no restore is left. */
+  #hurried = false;
   #busy = false;
   readonly #idleWaiters: (() => void)[] = [];
 
@@ -54,6 +59,11 @@ export class Background {
 
   get held(): string | undefined {
     return this.#held;
+  }
+
+  /** Whether a disk refuses again and again. */
+  get isStuck(): boolean {
+    return this.#refusals >= STUCK_REFUSALS;
   }
 
   /** Whether it has found nothing to do since the last poke. */
@@ -79,6 +89,13 @@ export class Background {
     this.#timer?.cancel();
     this.#timer = undefined;
     this.poke();
+  }
+
+  /** Restores that are under way go as fast as the disk does: others wait for them. */
+  hurry(): void {
+    if (this.#hurried || this.#held !== undefined) return;
+    this.#hurried = true;
+    this.retryNow();
   }
 
   /** Resolves when there is nothing to do, or a disk refuses. */
@@ -117,6 +134,7 @@ export class Background {
     try {
       const worked = await this.#step();
       this.#held = undefined;
+      this.#refusals = 0;
       return worked;
     } catch (error) {
       if (this.#closing) return false;
@@ -128,7 +146,9 @@ export class Background {
       // What is kept back is for what gives space back: see `#step`.
       if (isFull(error) && findUnneeded(this.#state) !== undefined && (await this.#release())) return true;
       this.#held = error.message;
+      this.#refusals++;
       this.#wait(RETRY_MS);
+      this.#hooks.changed();
       return false;
     }
   }
@@ -169,12 +189,13 @@ export class Background {
   /** The oldest restore first (rule T1). */
   async #restoreStep(): Promise<boolean> {
     const [restore] = this.#state.chain.restores;
+    if (restore === undefined) this.#hurried = false;
     if (restore === undefined || !restore.applied) return false;
     for (const volume of this.#state.volumes) {
       const regions = this.#nextRegions(restore, volume);
       if (regions.length === 0) continue;
       await this.#state.lane(() => bringForward(this.#state, volume, regions));
-      if (this.copyBytesPerSecond > 0) {
+      if (this.#isPaced) {
         const bytes = regions.length * this.#state.regionBytes;
         this.#wait(Math.ceil((bytes / this.copyBytesPerSecond) * 1000));
         return false;
@@ -190,11 +211,15 @@ export class Background {
     return true;
   }
 
+  get #isPaced(): boolean {
+    return this.copyBytesPerSecond > 0 && !this.#hurried;
+  }
+
   #nextRegions(restore: RestoreNode, volume: GroupVolume): RegionIndex[] {
     const toCome = restore.parts[volume.index]?.toCome;
     const regions: RegionIndex[] = [];
     if (toCome === undefined) return regions;
-    const most = this.copyBytesPerSecond > 0 ? 1 : REGIONS_PER_STEP;
+    const most = this.#isPaced ? 1 : REGIONS_PER_STEP;
     for (let at = toCome.nextSet(0); at < toCome.length && regions.length < most; ) {
       regions.push(at);
       at = at + 1 < toCome.length ? toCome.nextSet(at + 1) : toCome.length;
@@ -235,6 +260,7 @@ export class Background {
       if (snapshot.refresh?.applied !== true || (await refreshSome(this.#state, snapshot))) return;
       await endRefresh(this.#state, snapshot);
       this.#tellOf(snapshot, 'refresh-completed', 'has all of its refresh now');
+      this.#hooks.changed();
     });
     return true;
   }
@@ -249,6 +275,7 @@ export class Background {
       if (layer.users > 0 || layer.held !== undefined) return false;
       const snapshot = await endDetach(this.#state, layer);
       if (snapshot !== undefined) this.#tellOf(snapshot, 'detached', 'stands for itself now');
+      this.#hooks.changed();
       return true;
     });
   }
@@ -257,7 +284,7 @@ export class Background {
     const snapshot = source.name ?? source.id;
     const message = `everything that was restored from snapshot ${snapshot} is in the volumes now`;
     this.#state.emit({ type: 'restore.completed', message, data: { id, snapshot } });
-    this.#hooks.restored();
+    this.#hooks.changed();
   }
 
   #tellOf(snapshot: DetachedSnapshot, what: string, message: string): void {

@@ -17,6 +17,8 @@ export class ControlQueue {
   readonly #changes: Condition;
   /** As they are carried out here; null: it does nothing here. Bounded by the log. */
   readonly #controls = new Map<LogBatch, Control | null>();
+  /** What other members are to be told when there is room. No more than there were snapshots: taking one takes room, too. */
+  #untold: Control[] = [];
 
   constructor(state: GroupState, effects: ControlEffects, applier: Applier, changes: Condition) {
     this.#state = state;
@@ -41,17 +43,34 @@ export class ControlQueue {
     return batch;
   }
 
-  /** For other members, where there is room: what it says holds here already, and without it. */
+  /** For other members, as soon as there is room: what it says holds here already, and without it. Lost in a crash, the next hand-over tells (rule S4). */
   tellMembers(control: Control): void {
-    const { log } = this.#state;
-    if (log.failure !== undefined) return;
+    this.#untold.push(control);
+    this.tellUntold();
+  }
+
+  /** Whether that waits for room. */
+  get hasUntold(): boolean {
+    return this.#untold.length > 0;
+  }
+
+  /** There may be room now. */
+  tellUntold(): void {
+    if (this.#state.log.failure !== undefined) return;
     try {
-      const batch = log.appendControl(encodeControl(control));
-      if (batch !== undefined) this.#enqueue(batch, control);
+      while (this.#untold[0] !== undefined && this.#tell(this.#untold[0])) this.#untold.shift();
     } catch (error) {
       // A log that fails now has told so itself, and takes nothing back of what was done.
       if (!(error instanceof EngineError)) throw error;
     }
+  }
+
+  /** Whether there was room. Where nobody else is, none is waited for. */
+  #tell(control: Control): boolean {
+    const { log, links } = this.#state;
+    const batch = log.appendControl(encodeControl(control));
+    if (batch !== undefined) this.#enqueue(batch, control);
+    return batch !== undefined || links.length === 0;
   }
 
   #enqueue(batch: LogBatch, control: Control): void {

@@ -32,6 +32,8 @@ export interface RefreshControl {
   readonly id: string;
   readonly nextId: string;
   readonly createdAt: string;
+  /** Which of the two it was where the record was made. Absent from what was written before there were secondaries. */
+  readonly detached?: boolean;
 }
 
 export interface DetachControl {
@@ -60,6 +62,8 @@ export interface RestoreControl {
   readonly type: 'restore';
   readonly id: string;
   readonly sourceId: string;
+  /** Which image of the source it is about: see `ImageSource`. Absent from what was written before there were secondaries. */
+  readonly imageId?: string;
   readonly undo: { readonly id: string; readonly createdAt: string; readonly replaces: string | null };
   /** Of each volume that is restored, the regions that come from the source, and those of them that were written through the source. */
   readonly volumes: readonly {
@@ -133,6 +137,10 @@ type Check = (value: unknown) => boolean;
 
 const text: Check = (value) => typeof value === 'string';
 const flag: Check = (value) => typeof value === 'boolean';
+const optional =
+  (check: Check): Check =>
+  (value) =>
+    value === undefined || check(value);
 const lengthBytes: Check = (value) => Number.isSafeInteger(value) && Number(value) >= 0;
 const hasFields = (value: unknown, fields: Readonly<Record<string, Check>>): value is Json =>
   typeof value === 'object' &&
@@ -148,13 +156,14 @@ const FIELDS: Readonly<Record<string, Readonly<Record<string, Check>>>> = {
   snapshot: { id: text, name: text, createdAt: text, local: flag },
   delete: { id: text },
   rename: { id: text, name: text },
-  refresh: { id: text, nextId: text, createdAt: text },
+  refresh: { id: text, nextId: text, createdAt: text, detached: optional(flag) },
   detach: { id: text },
   round: { id: text, linkId: text, createdAt: text },
   verify: { id: text, linkId: text, createdAt: text },
   restore: {
     id: text,
     sourceId: text,
+    imageId: optional(text),
     undo: isUndo,
     volumes: (value) => Array.isArray(value) && value.every(isMapText),
   },

@@ -355,7 +355,10 @@ export class Group {
         this.#applier.freeSoon();
         this.#background.poke();
       },
-      changed: () => this.#changes.changed(),
+      changed: () => {
+        if (this.#controls.hasUntold) this.#applier.freeSoon();
+        this.#changes.changed();
+      },
       check: () => this.#check(),
       bug: (error) => this.#failure.broke(error),
     };
@@ -369,8 +372,12 @@ export class Group {
         for (const tracker of this.#state.trackers) await tracker.flush();
       },
       giveUp: async () => this.#closing === undefined && (await this.#givingUp.one()),
-      writersWait: () => this.#path.writersWait || this.replica?.wantsRoom === true,
-      freed: () => this.#path.freed(),
+      writersWait: () =>
+        this.#path.writersWait || this.replica?.wantsRoom === true || this.#controls.hasUntold,
+      freed: () => {
+        this.#path.freed();
+        this.#controls.tellUntold();
+      },
       checkpointed: () => {
         this.#path.shareMemory(mapBytesOf(this.#state));
         // It tells what it finds; that it cannot look is told by what fails.
@@ -391,7 +398,10 @@ export class Group {
   #backgroundHooks() {
     return {
       enterDirect: () => this.#enterDirect(),
-      restored: () => this.#changes.changed(),
+      changed: () => {
+        this.replica?.poke();
+        this.#changes.changed();
+      },
       freed: () => this.#applier.retryNow(),
       bug: (error: unknown) => this.#failure.broke(error),
     };
@@ -402,6 +412,7 @@ export class Group {
     return new Replica(state, effects, needs, {
       applier: this.#applier,
       controls: this.#controls,
+      background: this.#background,
       changed: () => this.#changes.changed(),
       bug: (error) => this.#failure.broke(error),
       until: (holds) => this.#changes.until(holds),
@@ -443,6 +454,7 @@ export class Group {
   #retryNow(): void {
     this.#background.retryNow();
     this.#applier.retryNow();
+    this.replica?.poke();
   }
 
   #check(): void {

@@ -214,7 +214,10 @@ export class Snapshots {
       this.#checkRoom();
       while (snapshot.writing !== undefined) await snapshot.writing;
       const nextId = this.#state.newId();
-      await this.#commit({ type: 'refresh', id: snapshot.id, nextId, createdAt: this.#now() });
+      const { id } = snapshot;
+      // As the record finds it: it may have become one meanwhile.
+      const detached = this.#effects.byId(id)?.kind === 'detached';
+      await this.#commit({ type: 'refresh', id, nextId, createdAt: this.#now(), detached });
       this.#emit('refreshed', name, `snapshot ${name} was refreshed`);
       return viewOf(this.#state, this.#require(name));
     });
@@ -308,7 +311,8 @@ export class Snapshots {
       modified: modifiedMap(this.#state, volume, source),
     }));
     const undo = { id: this.#state.newId(), createdAt: this.#now(), replaces: replaced?.id ?? null };
-    await this.#commit({ type: 'restore', id, sourceId: source.id, undo, volumes });
+    const { id: sourceId, imageId } = source;
+    await this.#commit({ type: 'restore', id, sourceId, imageId, undo, volumes });
     const message = `restored from snapshot ${name}: ${plan.regions} regions follow in the background`;
     this.#state.emit({
       type: 'restore.started',

@@ -1,6 +1,7 @@
 /** Which way a restore would take to a secondary (Fig. 5). A forecast: the secondary decides when its applier stands at the record (rule K10). */
 import type { RestorePlan } from '../snapshots.ts';
 import type { Link } from './link.ts';
+import type { PeerState } from './peer.ts';
 
 export interface LinkForecast {
   readonly link: string;
@@ -37,10 +38,7 @@ function pathOf(link: Link, plan: RestorePlan, regionBytes: number): Path {
       bytes: plan.bytes,
       note: 'the secondary does not get the log now: the regions are noted, and follow when it does',
     };
-  // What it had not come to when it was asked last, it will hold.
-  const { id, lsn, local } = plan.snapshot;
-  const isHeld = peer.snapshots.some((snapshot) => snapshot.id === id) || (!local && lsn >= peer.horizonLsn);
-  if (!isHeld)
+  if (!isHeld(plan, peer))
     return {
       link: name,
       path: 'by regions',
@@ -75,4 +73,14 @@ function refusalOf({ link, peer }: Link, { path, note }: Path, groupName: string
   if (path === 'by regions' && peer?.isShort === true && !peer.resyncing)
     return `its secondary has no room to keep what its readers see while regions are copied: free space there, or ${detach}`;
   return undefined;
+}
+
+/** Whether the secondary has the snapshot's image, or will have it when it comes to the restore. */
+function isHeld({ snapshot }: RestorePlan, peer: PeerState): boolean {
+  const { id, imageId, lsn, local } = snapshot;
+  const there = peer.snapshots.find((candidate) => candidate.id === id);
+  if (there?.imageId === imageId) return true;
+  // What it had not come to when it was asked last it will have; but nothing that lies inside a resync, and no refresh of what it lacks.
+  if (local || peer.resyncing || lsn < peer.horizonLsn) return false;
+  return there !== undefined || imageId === id;
 }

@@ -22,7 +22,7 @@ import { Link, type LinkHost } from './link.ts';
 import { changed, checkSettings, type LinkChanges, type LinkSpec, settingsOf } from './link-settings.ts';
 import { type LinkSettings, LinkState } from './link-state.ts';
 import type { LinkView } from './link-view.ts';
-import { type Announcement, type PeerConnector, REPLICATION_PROTOCOL } from './peer.ts';
+import { type Announcement, type PeerConnector, REPLICATION_PROTOCOL, type ToldSnapshot } from './peer.ts';
 import { Rate } from './rate.ts';
 import { RecordCounts } from './record-counts.ts';
 import type { Verification, VerifyOptions } from './verification.ts';
@@ -397,14 +397,23 @@ export class Links {
       regionBytes: record.regionBytes,
       volumes: record.volumes.map(({ name, sizeBytes }) => ({ name, sizeBytes })),
       durableLsn: log.durableLsn,
+      named: { lsn: record.replica?.horizonLsn ?? log.endLsn, snapshots: this.#told() },
     };
+  }
+
+  /** The snapshots that all members have, as of the head of the log: its end, or what a secondary shows. */
+  #told(): ToldSnapshot[] {
+    return this.#host.snapshots().flatMap((snapshot) => {
+      const { id, imageId, name, local } = snapshot;
+      if (local || name === null) return [];
+      const detached = snapshot.kind === 'detached' || snapshot.toBeDetached || snapshot.detaching;
+      return [{ id, imageId, name, detached }];
+    });
   }
 
   #beginRound(link: LinkState, roundId: string): ReturnType<LinkHost['begin']> {
     // Of that point of the order: the record comes right behind them.
-    const snapshots = this.#host
-      .snapshots()
-      .flatMap(({ id, name, local }) => (local || name === null ? [] : [{ id, name }]));
+    const snapshots = this.#told();
     return { ...this.#image('round', roundId, link), snapshots };
   }
 

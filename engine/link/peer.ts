@@ -23,6 +23,16 @@ export interface LogOrigin {
   readonly generation: { readonly number: number; readonly id: string; readonly firstLsn: Lsn };
 }
 
+/** A snapshot of the primary that is not local, as it stands at an LSN. */
+export interface ToldSnapshot {
+  readonly id: string;
+  /** Another one after each refresh, also where the id stays. */
+  readonly imageId: string;
+  readonly name: string;
+  /** It is detached, or being detached. */
+  readonly detached: boolean;
+}
+
 /** What a primary says at the hand-over (rule K2). */
 export interface Announcement {
   readonly protocol: number;
@@ -36,6 +46,11 @@ export interface Announcement {
   readonly volumes: readonly PeerVolume[];
   /** Up to where the primary's log is durable: what the secondary has beyond it never was. */
   readonly durableLsn: Lsn;
+  /**
+   * All of its named snapshots that are not local, as of `lsn`. Of others that are older the secondary takes the name away once it has come there: the
+   * record of a deletion may have been lost (rule S4).
+   */
+  readonly named: { readonly lsn: Lsn; readonly snapshots: readonly ToldSnapshot[] };
 }
 
 /** What a secondary says of itself. Asked for at the hand-over, and again and again while the link is up. */
@@ -69,7 +84,12 @@ export interface PeerState {
   readonly isShort: boolean;
   /** Why it does not apply what it has, or null: frozen, delayed, stalled. */
   readonly heldBack: string | null;
-  readonly snapshots: readonly { readonly id: string; readonly name: string; readonly lsn: Lsn }[];
+  readonly snapshots: readonly {
+    readonly id: string;
+    readonly imageId: string;
+    readonly name: string;
+    readonly lsn: Lsn;
+  }[];
   /** The verification that it has begun with this primary, if any. */
   readonly verifying?: PeerVerification;
 }
@@ -94,8 +114,11 @@ export interface LogRestart {
   readonly lsn: Lsn;
   /** Checksum of the batch before it. */
   readonly chain: number;
-  /** The named snapshots of the primary that are not local, as of there: of others the secondary takes the name away (rule S4). */
-  readonly snapshots: readonly { readonly id: string; readonly name: string }[];
+  /**
+   * The named snapshots of the primary that are not local, as of there: of others, and of those of which it has another image, the secondary takes the name
+   * away (rules S4, K10).
+   */
+  readonly snapshots: readonly ToldSnapshot[];
 }
 
 /** The content of one region, whole. `bytes` undefined: it reads as zeroes. */

@@ -18,7 +18,7 @@ import { isZero } from '../snapshot/region-copy.ts';
 import { LOG_SECTOR_BYTES, type Lsn, MIB, type RegionIndex } from '../units.ts';
 import type { LinkState } from './link-state.ts';
 import { Pace } from './pace.ts';
-import type { PeerSession, PeerState, RegionContent } from './peer.ts';
+import type { PeerSession, PeerState, RegionContent, ToldSnapshot } from './peer.ts';
 import { isFull, type Shipping } from './shipping.ts';
 
 /** Regions that go over in one call, in bytes, or one; and calls under way. */
@@ -37,7 +37,7 @@ export interface RoundHost {
   readonly begin: (roundId: string) => {
     readonly lsn: Lsn;
     readonly layer: Layer;
-    readonly snapshots: readonly { readonly id: string; readonly name: string }[];
+    readonly snapshots: readonly ToldSnapshot[];
   };
   readonly end: (layer: Layer) => void;
   /** Resolves when the record is durable, and applied. Rejects when the connection is over before. */

@@ -3,12 +3,15 @@
  * to it join the pending index and the head of the chain, and go to the applier. So what readers see is always the state at the horizon, between two
  * batches, on all volumes; and a start replays to it, and no further.
  *
- * It stops where it has to: at the LSN at which a resync holds; before a restore of which regions are lacking here, until all before it is applied; when
- * frozen; for the delay that its operator wants; when the applier is far behind. Nothing that waits is in memory: it is read from the ring.
+ * It stops where it has to: at the LSN at which a resync holds; before a restore of which regions are lacking here, until all before it is applied; before a
+ * refresh of a snapshot that is not ready for that here; when frozen; for the delay that its operator wants; when the applier is far behind. Nothing that
+ * waits is in memory: it is read from the ring.
  *
  * After a resync of one that applies late the volumes are younger than the delay allows: readers keep the image from before until they are not, and nothing
  * is admitted meanwhile.
  */
+
+import type { Background } from '../background.ts';
 import type { Timer } from '../clock.ts';
 import { type ControlQueue, controlOf } from '../control-queue.ts';
 import { EngineError } from '../errors.ts';
@@ -16,14 +19,16 @@ import type { GroupState } from '../group-state.ts';
 import type { Applier } from '../log/applier.ts';
 import { LogReader } from '../log/reader.ts';
 import type { LogBatch } from '../log/record.ts';
-import type { ControlEffects } from '../snapshot/control-effects.ts';
+import type { ControlEffects, Snapshot } from '../snapshot/control-effects.ts';
 import { LOG_SECTOR_BYTES, type Lsn, MIB } from '../units.ts';
 import { Arrivals } from './arrivals.ts';
 import { onSecondary } from './controls.ts';
 import { type Lacking, lackingOf, restoreLacking } from './lacking.ts';
 import type { Needs } from './needs.ts';
+import { waitOf } from './refresh-wait.ts';
 import { replicaOf, writeReplica } from './replica-record.ts';
 import type { Resync } from './resync.ts';
+import { ToldNames } from './told-names.ts';
 import type { Verifying } from './verifying.ts';
 
 /** Admitted at a time, in bytes of log: each costs a write of the record. */
@@ -42,6 +47,7 @@ const RETRY_MS = 1000;
 export interface AdmissionHost {
   readonly applier: Applier;
   readonly controls: ControlQueue;
+  readonly background: Pick<Background, 'hurry' | 'isStuck' | 'poke'>;
   readonly changed: () => void;
   readonly bug: (error: unknown) => void;
   /** A nameless layer may go. */
@@ -71,6 +77,9 @@ export class Admission {
   #idle = false;
   /** The log is full, and what came finds no room. */
   wantsRoom = false;
+  /** What the next record waits for here. */
+  waitsFor: string | undefined;
+  readonly names: ToldNames;
   /** See `PeerState.restoredByReferenceLsn`. */
   restoredByReferenceLsn: Lsn | null = null;
 
@@ -89,6 +98,7 @@ export class Admission {
     this.#needs = needs;
     this.#host = host;
     this.#reader = new LogReader(state.log);
+    this.names = new ToldNames(state, effects);
     this.arrived();
   }
 
@@ -212,21 +222,54 @@ export class Admission {
     if (this.#closing) return false;
     const { hold } = this.#resync;
     if (hold?.reached === false && hold.lsn === this.horizonLsn) return await this.#reachHold();
+    this.waitsFor = undefined;
     if (replicaOf(this.#state).oldImage !== null) return await this.#showWhenOld();
+    const gone = this.#mayAdmit ? this.names.gone(this.horizonLsn) : [];
+    if (gone.length > 0) return await this.#takeNames(gone);
     const to = this.#limit();
     if (to <= this.horizonLsn || !this.#isDue(to)) return false;
     const batches = await this.#reader.batches(this.horizonLsn, to, ADMIT_BYTES);
     const [first] = batches;
     if (first === undefined) return false;
+    if (this.#waits(first)) return false;
     const lacking = this.#lackingAt(first);
     if (lacking !== undefined && (lacking.count > 0 || lacking.source === undefined))
       return await this.#restoreLacking(first, lacking);
-    const next = batches.findIndex((batch, index) => index > 0 && this.#isRestore(batch));
+    const next = batches.findIndex((batch, index) => index > 0 && this.#isLookedAt(batch));
     await this.#admit(next === -1 ? batches : batches.slice(0, next));
     return true;
   }
 
-  /** All of these, in order, as one. What a restore lacks depends on what comes before it, so that one is looked at when it is the first. */
+  async #takeNames(gone: readonly Snapshot[]): Promise<boolean> {
+    if (!this.#isApplied) {
+      this.#host.applier.hurry();
+      return false;
+    }
+    await this.names.take(gone);
+    this.#host.background.poke();
+    return true;
+  }
+
+  /** What is under way meanwhile is not paced. */
+  #waits(batch: LogBatch): boolean {
+    if (batch.control === undefined) return false;
+    const state = this.#state;
+    const { applier, background } = this.#host;
+    const { log, checkpointLsn } = state;
+    const isFreed = checkpointLsn >= this.horizonLsn && log.tailLsn >= state.freeableLsn;
+    const facts = {
+      isApplied: this.#isApplied,
+      isStuck: background.isStuck,
+      isFull: this.wantsRoom && isFreed,
+    };
+    this.waitsFor = waitOf(state, this.#effects, controlOf(state, batch), facts);
+    if (this.waitsFor === undefined) return false;
+    if (facts.isApplied) background.hurry();
+    else applier.hurry();
+    return true;
+  }
+
+  /** All of these, in order, as one. What a restore lacks, or a refresh waits for, depends on what comes before: it is looked at when it is the first. */
   async #admit(batches: readonly LogBatch[]): Promise<void> {
     const horizonLsn = batches.at(-1)?.endLsn ?? this.horizonLsn;
     await writeReplica(this.#state, this.#state.checkpointLsn, { horizonLsn });
@@ -254,8 +297,10 @@ export class Admission {
     if (volumes === this.#state.volumes.length) this.restoredByReferenceLsn = lsn;
   }
 
-  #isRestore(batch: LogBatch): boolean {
-    return batch.control !== undefined && controlOf(this.#state, batch).type === 'restore';
+  #isLookedAt(batch: LogBatch): boolean {
+    if (batch.control === undefined) return false;
+    const { type } = controlOf(this.#state, batch);
+    return type === 'restore' || type === 'refresh';
   }
 
   #lackingAt(batch: LogBatch): Lacking | undefined {
@@ -312,12 +357,17 @@ export class Admission {
     return true;
   }
 
+  get #mayAdmit(): boolean {
+    const { frozen, restart } = replicaOf(this.#state);
+    return this.#paused === 0 && !frozen && restart === null;
+  }
+
   /** Up to where may be admitted now. */
   #limit(): Lsn {
     const { log } = this.#state;
-    const { horizonLsn, frozen, resync, restart } = replicaOf(this.#state);
+    const { horizonLsn, resync } = replicaOf(this.#state);
     const aheadBytes = (horizonLsn - this.#host.applier.appliedLsn) * LOG_SECTOR_BYTES;
-    if (this.#paused > 0 || frozen || restart !== null || aheadBytes > MAX_AHEAD_BYTES) return horizonLsn;
+    if (!this.#mayAdmit || aheadBytes > MAX_AHEAD_BYTES) return horizonLsn;
     const { hold } = this.#resync;
     const to = hold === undefined ? log.durableLsn : Math.min(hold.lsn, log.durableLsn);
     this.#endDelay();

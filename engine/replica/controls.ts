@@ -6,7 +6,7 @@
  */
 import type { Control, RefreshControl, RestoreControl, SnapshotControl } from '../control-record.ts';
 import type { GroupState } from '../group-state.ts';
-import { type ControlEffects, UNDO_NAME } from '../snapshot/control-effects.ts';
+import { type ControlEffects, type Snapshot, UNDO_NAME } from '../snapshot/control-effects.ts';
 import { MAX_SNAPSHOTS } from '../snapshots.ts';
 
 /** The record as it is carried out here; null: it does nothing. */
@@ -20,10 +20,10 @@ export function onSecondary(state: GroupState, effects: ControlEffects, control:
       return control.local ? null : snapshotOn(state, effects, control);
     case 'delete':
     case 'detach':
-      return effects.byId(control.id) === undefined ? null : control;
+      return named(effects, control.id) === undefined ? null : control;
     case 'rename': {
       const other = effects.find(control.name);
-      if (effects.byId(control.id) === undefined) return null;
+      if (named(effects, control.id) === undefined) return null;
       if (other === undefined || other.id === control.id) return control;
       absent(state, control.name, 'another one has that name here');
       return { type: 'delete', id: control.id };
@@ -50,12 +50,33 @@ function absence(state: GroupState, effects: ControlEffects, name: string): stri
 }
 
 function refreshOn(state: GroupState, effects: ControlEffects, control: RefreshControl): Control | null {
-  const snapshot = effects.byId(control.id);
+  const snapshot = named(effects, control.id);
   if (snapshot === undefined) return null;
-  if (state.record.replica?.resync == null) return control;
+  const resyncs = state.record.replica?.resync != null;
+  const why = resyncs
+    ? 'it was refreshed while this node was being resynchronised'
+    : hindrance(snapshot, control);
+  if (why === undefined) return control;
   // What it was it is no more, and what it would be it cannot be.
-  absent(state, snapshot.name ?? control.id, 'it was refreshed while this node was being resynchronised');
+  absent(state, snapshot.name ?? control.id, why);
   return { type: 'delete', id: control.id };
+}
+
+/** Why the refresh of a snapshot that is detached on the primary cannot be carried out here as things stand, or undefined. */
+export function hindrance(snapshot: Snapshot, control: RefreshControl): string | undefined {
+  if (snapshot.kind === 'detached')
+    return snapshot.refresh === undefined || control.detached === false
+      ? undefined
+      : 'it was refreshed, and the refresh before has not ended here';
+  // The id would be that of its copy, which goes on under it.
+  const isDetached = control.detached ?? (snapshot.toBeDetached || snapshot.detaching);
+  return isDetached ? 'it was refreshed, and is not detached here yet' : undefined;
+}
+
+/** What lost its name is on its way out: nothing happens to it any more. */
+export function named(effects: ControlEffects, id: string): Snapshot | undefined {
+  const snapshot = effects.byId(id);
+  return snapshot?.name == null ? undefined : snapshot;
 }
 
 /** The undo snapshot of before gives way, also where it is not the one that the primary had. */

@@ -35,8 +35,9 @@ export interface Lacking {
 
 export function lackingOf(state: GroupState, effects: ControlEffects, control: RestoreControl): Lacking {
   const found = effects.byId(control.sourceId);
-  // One without a name may be on its way out, and have lost some of what it shows.
-  const source = found?.name == null ? undefined : found;
+  // One without a name may be on its way out, and have lost some of what it shows; and one of another image is another snapshot.
+  const isHeld = found?.name != null && found.imageId === (control.imageId ?? control.sourceId);
+  const source = isHeld ? found : undefined;
   const volumes = control.volumes.map(({ name, restoration, modified }) => {
     const volume = state.volumes.find((candidate) => candidate.name === name);
     assert(volume !== undefined, 'a decoded record names volumes of the group');
@@ -44,10 +45,10 @@ export function lackingOf(state: GroupState, effects: ControlEffects, control: R
     const held = new RegionMap(restoration.length);
     // A copy that was made of a snapshot has in it what was written through it here.
     const own = source?.kind === 'detached' ? source.parts[volume.index]?.modified?.map : undefined;
-    const isHeld = (region: number): boolean =>
+    const isHere = (region: number): boolean =>
       source !== undefined && !modified.has(region) && own?.has(region) !== true;
     for (const run of restoration.runs())
-      for (let region = run.first; region < run.end; region++) (isHeld(region) ? held : lacking).set(region);
+      for (let region = run.first; region < run.end; region++) (isHere(region) ? held : lacking).set(region);
     return { volume, lacking, held };
   });
   return { source, volumes, count: volumes.reduce((sum, { lacking }) => sum + lacking.count, 0) };

@@ -58,6 +58,7 @@ export class LogRestarts {
       throw error;
     }
     names.tell();
+    this.#parts.host.freed();
     await this.finish();
   }
 

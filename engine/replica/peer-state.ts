@@ -31,7 +31,7 @@ export function peerStateOf(parts: ReplicaParts): PeerState {
     heldBack: heldBackOf(parts) ?? null,
     snapshots: effects.named
       .filter((snapshot) => !snapshot.local)
-      .map(({ id, name, lsn }) => ({ id, name: name ?? '', lsn })),
+      .map(({ id, imageId, name, lsn }) => ({ id, imageId, name: name ?? '', lsn })),
     ...(verifying.view === undefined ? {} : { verifying: verifying.view }),
   };
 }
@@ -47,7 +47,7 @@ export function heldBackOf({ state, host, admission }: ReplicaParts): string | u
   if (showsAtMs !== undefined)
     return `resynced; the old image is shown until ${new Date(showsAtMs).toISOString()}`;
   if (admission.isDelayed) return `delayed: records are applied ${applyDelaySeconds} s after they came`;
-  return admission.problem ?? host.applier.stall;
+  return admission.problem ?? admission.waitsFor ?? host.applier.stall;
 }
 
 /** What readers of the volumes get (rules K9, K12). */

@@ -156,6 +156,7 @@ export class Replica implements ReplicaPort {
   async #handOver(announced: Announcement): Promise<void> {
     const refusal = refusalOf(this.#state.record, announced);
     if (refusal !== undefined) throw refusal;
+    this.#admission.names.note(announced.named);
     if (this.isBlank) return;
     await this.#cutTo(announced.durableLsn);
     const { upstream } = replicaOf(this.#state);

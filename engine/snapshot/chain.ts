@@ -38,6 +38,8 @@ export interface LayerPart {
 /** What a snapshot is to those who read through it: `Layer`, or a detached copy. */
 export interface ImageSource {
   readonly id: string;
+  /** Of what it shows at its LSN, the same on all members. A detached one has another after each refresh, under the same id. */
+  readonly imageId: string;
   /** As everybody who asks sees it; null once it was taken away. */
   name: string | null;
   /** Restores, and other copies, that read from it now: while there are any it is needed, whatever its name. */
@@ -65,6 +67,8 @@ export class Layer implements ImageSource {
   writing: Promise<void> | undefined;
   held: Promise<void> | undefined;
   detaching = false;
+  /** A record has it detached, from the head of the log on; it is `detaching` once that is applied. */
+  toBeDetached = false;
   readonly parts: readonly LayerPart[];
   /** Sees all pending records below its LSN. */
   readonly below: readonly Lsn[];
@@ -88,6 +92,10 @@ export class Layer implements ImageSource {
     this.undoOf = identity.undoOf;
     this.parts = parts;
     this.below = [-1, identity.lsn];
+  }
+
+  get imageId(): string {
+    return this.id;
   }
 
   /** Whether it goes on receiving what is overwritten: somebody can name it, or reads from it. */
@@ -117,13 +125,27 @@ export class ImageOf {
   }
 }
 
+/** A detached snapshot as it was at an LSN: a restore from it goes on reading that where it is refreshed meanwhile (rule T3). */
+export class DetachedAt {
+  readonly kind = 'detached-at';
+  readonly id: string;
+  readonly snapshot: DetachedImage;
+  readonly lsn: Lsn;
+
+  constructor(snapshot: DetachedImage, lsn: Lsn) {
+    this.id = snapshot.id;
+    this.snapshot = snapshot;
+    this.lsn = lsn;
+  }
+}
+
 export class RestoreNode {
   readonly kind = 'restore';
   readonly id: string;
   readonly lsn: Lsn;
   readonly source: Layer | DetachedImage;
   /** What is read of the source. A secondary's own writes to it are none of the primary's restore (rule K10). */
-  readonly view: Layer | DetachedImage | ImageOf;
+  readonly view: Layer | DetachedAt | ImageOf;
   /** By volume; undefined where the volume is not restored. */
   readonly parts: readonly (RestorePart | undefined)[];
   applied = false;
@@ -135,7 +157,8 @@ export class RestoreNode {
     parts: readonly (RestorePart | undefined)[],
     imageOnly = false,
   ) {
-    this.view = imageOnly && source.kind === 'layer' ? new ImageOf(source) : source;
+    if (source.kind === 'detached') this.view = new DetachedAt(source, lsn);
+    else this.view = imageOnly ? new ImageOf(source) : source;
     this.id = id;
     this.lsn = lsn;
     this.source = source;
@@ -154,8 +177,8 @@ export class RestoreNode {
 /** A snapshot that has left the chain, with a copy of everything: it reads from nobody else. */
 export interface DetachedImage extends ImageSource {
   readonly kind: 'detached';
-  /** The store that holds a region, or the layer to read it through while it is being refreshed. */
-  locate(volumeIndex: number, region: RegionIndex): RegionStore | Layer;
+  /** The store that holds a region, or the layer to read it through while it is being refreshed, by a record below `atLsn`. */
+  locate(volumeIndex: number, region: RegionIndex, atLsn: Lsn): RegionStore | Layer;
 }
 
 export type ChainNode = Layer | RestoreNode;
@@ -167,7 +190,7 @@ export interface Place {
 }
 
 /** Whose view is asked for: the volume's (undefined), a snapshot's, or its image. */
-export type View = Layer | DetachedImage | ImageOf | undefined;
+export type View = Layer | DetachedImage | DetachedAt | ImageOf | undefined;
 
 const NOTHING_OVER: readonly Lsn[] = [];
 /** Of a layer that has left the chain while somebody read: whoever asked for it looks again at what he asked for. */
@@ -216,13 +239,16 @@ export class Chain {
   locate(volumeIndex: number, region: RegionIndex, view: View): Place {
     if (view === undefined) return this.#through(volumeIndex, region, this.nodes.length, HEAD);
     if (view.kind === 'image') return this.#image(volumeIndex, region, view.layer);
-    if (view.kind === 'detached') {
-      const found = view.locate(volumeIndex, region);
-      return found instanceof Layer ? this.#image(volumeIndex, region, found) : inStore(found);
-    }
+    if (view.kind === 'detached') return this.#detached(volumeIndex, region, view, Number.POSITIVE_INFINITY);
+    if (view.kind === 'detached-at') return this.#detached(volumeIndex, region, view.snapshot, view.lsn);
     const modified = view.parts[volumeIndex]?.modified;
     if (modified?.map.has(region)) return inStore(modified);
     return this.#image(volumeIndex, region, view);
+  }
+
+  #detached(volumeIndex: number, region: RegionIndex, image: DetachedImage, atLsn: Lsn): Place {
+    const found = image.locate(volumeIndex, region, atLsn);
+    return found instanceof Layer ? this.#image(volumeIndex, region, found) : inStore(found);
   }
 
   #image(volumeIndex: number, region: RegionIndex, layer: Layer): Place {

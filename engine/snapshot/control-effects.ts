@@ -74,8 +74,11 @@ export class ControlEffects {
       case 'verify':
         this.#addLayer({ ...control, lsn, name: null, local: true });
         return;
-      case 'detach':
+      case 'detach': {
+        const snapshot = this.byId(control.id);
+        if (snapshot?.kind === 'layer') snapshot.toBeDetached = true;
         return;
+      }
     }
   }
 
@@ -105,7 +108,8 @@ export class ControlEffects {
   #appendRefresh(control: RefreshControl, lsn: Lsn): void {
     const snapshot = this.byId(control.id);
     if (snapshot === undefined) return;
-    if (snapshot.kind === 'detached') {
+    // One that another member had not detached yet when it was refreshed goes like an attached one.
+    if (snapshot.kind === 'detached' && control.detached !== false) {
       const layer = this.#addLayer({ ...control, id: control.nextId, lsn, name: null, local: true });
       appendRefresh(this.#state, snapshot, layer);
       return;
@@ -209,7 +213,7 @@ export class ControlEffects {
   async #prepareRefresh(control: RefreshControl): Promise<() => void> {
     const snapshot = this.byId(control.id);
     if (snapshot === undefined) return () => {};
-    if (snapshot.kind === 'detached') {
+    if (snapshot.kind === 'detached' && control.detached !== false) {
       const applied = this.#applyLayer(control.nextId, null);
       try {
         const takeBack = await prepareRefresh(this.#state, snapshot, control);

@@ -89,9 +89,14 @@ export class DetachedSnapshot implements DetachedImage, ChangeTracker {
     return this.epoch === this.id ? this.#undoOf : undefined;
   }
 
-  locate(volumeIndex: number, region: RegionIndex): RegionStore | Layer {
+  get imageId(): string {
+    return this.refresh?.layer.id ?? this.epoch;
+  }
+
+  locate(volumeIndex: number, region: RegionIndex, atLsn: Lsn): RegionStore | Layer {
     const { refresh } = this;
-    if (refresh?.parts[volumeIndex]?.toCome.has(region)) return refresh.layer;
+    if (refresh !== undefined && refresh.layer.lsn < atLsn && refresh.parts[volumeIndex]?.toCome.has(region))
+      return refresh.layer;
     const part = this.parts[volumeIndex];
     if (part === undefined) throw new Error('bug: a detached snapshot has a part of every volume');
     return part.modified?.map.has(region) ? part.modified : part.copied;

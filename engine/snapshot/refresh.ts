@@ -90,7 +90,8 @@ export async function refreshSome(state: GroupState, snapshot: DetachedSnapshot)
 
 /**
  * Copies regions that are to come from the layer. The copy, synced; its bit; what was written through the snapshot before the refresh goes; then
- * readers find the copy (rule T3). In the lane.
+ * readers find the copy (rule T3). What a restore of before the refresh has still to bring is copied onto itself: until now nothing has written it since that
+ * restore, or it would not be to come. In the lane.
  */
 export async function refreshRegions(
   state: GroupState,

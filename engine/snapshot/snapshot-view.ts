@@ -6,6 +6,8 @@ import type { Snapshot } from './control-effects.ts';
 
 export interface SnapshotView {
   readonly id: string;
+  /** See `ImageSource`. */
+  readonly imageId: string;
   readonly name: string;
   readonly lsn: Lsn;
   /** ISO 8601, UTC. */
@@ -31,6 +33,7 @@ export function viewOf(state: GroupState, snapshot: Snapshot): SnapshotView {
   const taken = (detached ? snapshot.refresh?.layer : undefined) ?? snapshot;
   return {
     id: snapshot.id,
+    imageId: snapshot.imageId,
     name: snapshot.name ?? '',
     lsn: taken.lsn,
     createdAt: taken.createdAt,

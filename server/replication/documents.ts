@@ -26,6 +26,10 @@ const LogOriginShape = Type.Object({
   groupId: Uuid,
   generation: Type.Object({ number: U32, id: Uuid, firstLsn: LogPosition }),
 });
+const ToldSnapshotsShape = Type.Array(
+  Type.Object({ id: Uuid, imageId: Uuid, name: PeerName, detached: Type.Boolean() }),
+  { maxItems: MAX_SNAPSHOTS_TOLD },
+);
 const VolumesShape = Type.Array(Type.Object({ name: PeerName, sizeBytes: Nat }), {
   maxItems: MAX_VOLUMES_PER_GROUP,
 });
@@ -50,7 +54,7 @@ export const PeerStateShape = Type.Object({
   restoredByReferenceLsn: orNull(LogPosition),
   isShort: Type.Boolean(),
   heldBack: orNull(Type.String({ maxLength: 4096 })),
-  snapshots: Type.Array(Type.Object({ id: Uuid, name: PeerName, lsn: LogPosition }), {
+  snapshots: Type.Array(Type.Object({ id: Uuid, imageId: Uuid, name: PeerName, lsn: LogPosition }), {
     maxItems: MAX_SNAPSHOTS_TOLD,
   }),
   verifying: Type.Optional(
@@ -74,12 +78,13 @@ const AnnouncementShape = Type.Object({
   regionBytes: Nat,
   volumes: VolumesShape,
   durableLsn: LogPosition,
+  named: Type.Object({ lsn: LogPosition, snapshots: ToldSnapshotsShape }),
 });
 
 const LogRestartShape = Type.Object({
   lsn: LogPosition,
   chain: U32,
-  snapshots: Type.Array(Type.Object({ id: Uuid, name: PeerName }), { maxItems: MAX_SNAPSHOTS_TOLD }),
+  snapshots: ToldSnapshotsShape,
 });
 
 /** What is written at `COMMAND_OFFSET_BYTES`. `protocol` comes first in what is looked at: another one may have other shapes. */

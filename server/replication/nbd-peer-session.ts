@@ -130,12 +130,16 @@ export class NbdPeerSession implements PeerSession {
   }
 
   async begin(announcement: Announcement): Promise<PeerState> {
-    const told = { ...announcement, volumes: [...announcement.volumes] };
+    const { regionBytes, volumes, named } = announcement;
+    const told = {
+      ...announcement,
+      volumes: [...volumes],
+      named: { ...named, snapshots: [...named.snapshots] },
+    };
     const { session, state } = await this.#command({ call: 'begin', announcement: told });
     if (session === undefined || state === undefined)
       throw new EngineError('unavailable', 'the secondary answers a hand-over with no session');
     const log = await this.#open({ kind: 'log', group: this.#address.group, session }, [], LOG_SECTOR_BYTES);
-    const { regionBytes, volumes } = announcement;
     this.#begun = { session, log, regionBytes, volumes };
     return state;
   }

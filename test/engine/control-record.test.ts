@@ -25,7 +25,7 @@ function restoreOf(random: Random): Control {
     modified: map(length, random),
   }));
   const undo = { id, createdAt, replaces: random.chance(0.5) ? id : null };
-  return { type: 'restore', id, sourceId: id, undo, volumes };
+  return { type: 'restore', id, sourceId: id, imageId: id, undo, volumes };
 }
 
 const plain: Control[] = [
@@ -33,6 +33,7 @@ const plain: Control[] = [
   { type: 'delete', id },
   { type: 'rename', id, name: 'ü' },
   { type: 'refresh', id, nextId: id, createdAt },
+  { type: 'refresh', id, nextId: id, createdAt, detached: true },
   { type: 'detach', id },
   { type: 'round', id, linkId: id, createdAt },
   { type: 'verify', id, linkId: id, createdAt },
@@ -77,6 +78,8 @@ t.test('what makes no sense is corrupt, and one of a later version says so', asy
     ['no volumes', text({ ...restore, volumes: undefined })],
     ['no undo', text({ ...restore, undo: undefined })],
     ['no name', text({ type: 'rename', id })],
+    ['no flag', text({ type: 'refresh', id, nextId: id, createdAt, detached: 1 })],
+    ['an image without an id', text({ ...restore, imageId: 5 })],
     ['another volume', text({ ...restore, volumes: [{ ...volumes[0], name: 'x' }] })],
     ['a map beyond', text({ ...restore, volumes: [{ ...volumes[0], modifiedBytes: 5 }] })],
     ['a length below zero', text({ ...restore, volumes: [{ ...volumes[0], modifiedBytes: -5 }] })],

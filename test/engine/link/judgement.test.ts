@@ -16,6 +16,7 @@ const own: Announcement = {
     { name: 'b', sizeBytes: 1 << 20 },
   ],
   durableLsn: 100,
+  named: { lsn: 100, snapshots: [] },
 };
 const peer: PeerState = {
   protocol: REPLICATION_PROTOCOL,

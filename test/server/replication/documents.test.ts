@@ -21,7 +21,11 @@ import { Random } from '../../fixtures/random.ts';
 const begin: CommandDocument = {
   protocol: 1,
   call: 'begin',
-  announcement: { ...announcement(), volumes: [{ name: 'v', sizeBytes: 512 }] },
+  announcement: {
+    ...announcement(),
+    volumes: [{ name: 'v', sizeBytes: 512 }],
+    named: { lsn: 64, snapshots: [{ id: 'i', imageId: 'j', name: 'monday', detached: true }] },
+  },
 };
 const told = new FakeReplica().told;
 const state: StateDocument = { state: { ...told, volumes: [...told.volumes], snapshots: [] } };

@@ -123,7 +123,9 @@ t.test('the hand-over, the log and a round', async (t) => {
   await session.restart({
     lsn: 900,
     chain: 0xffff_ffff,
-    snapshots: [{ id: replica.told.memberId, name: 'monday' }],
+    snapshots: [
+      { id: replica.told.memberId, imageId: replica.told.memberId, name: 'monday', detached: false },
+    ],
   });
   await session.hold('round-1', 900);
   const content = (region: number): RegionContent => ({ region, bytes: randomBytes(REGION) });

@@ -91,4 +91,57 @@ export const LINK_MUTANTS: readonly Mutant[] = [
     prefer: { weights: { verify: 20, write: 60, freeze: 0 } },
     maxRuns: 1000,
   },
+  {
+    name: 'a snapshot that was refreshed is restored by reference from what it was before',
+    rule: 'K10',
+    cluster: true,
+    edits: [
+      edit('replica/names.ts', 'found?.imageId === snapshot.imageId', 'found !== undefined'),
+      edit('replica/lacking.ts', 'found.imageId === (control.imageId ?? control.sourceId)', 'true'),
+      edit(
+        'replica/told-names.ts',
+        '!there.has(identity(snapshot))',
+        '!told.snapshots.some(({ id }) => id === snapshot.id)',
+      ),
+    ],
+    prefer: {
+      plan: { secondaries: [SMALL_LIMIT] },
+      weights: { snapshot: 8, detach: 10, refresh: 8, restore: 10, pause: 5, resume: 5 },
+    },
+    maxRuns: 3000,
+  },
+  {
+    name: 'a restore reads its source through a refresh that came after it',
+    rule: 'T3',
+    cluster: true,
+    edits: [edit('snapshot/detached.ts', 'refresh.layer.lsn < atLsn && ', '')],
+    prefer: {
+      plan: { copyBytesPerSecond: 20_000 },
+      weights: { snapshot: 8, detach: 10, refresh: 10, restore: 12 },
+    },
+    maxRuns: 3000,
+  },
+  {
+    name: 'a refresh is an attached one where its snapshot is not detached yet',
+    rule: 'S6',
+    cluster: true,
+    edits: [
+      edit('replica/controls.ts', "return isDetached ? 'it was", "return snapshot.lsn < 0 ? 'it was"),
+      // Else the next hand-over mends it.
+      edit('replica/replica.ts', 'this.#admission.names.note(announced.named);', ''),
+    ],
+    prefer: {
+      plan: { copyBytesPerSecond: 20_000 },
+      weights: { snapshot: 8, detach: 10, refresh: 10, restore: 12 },
+    },
+    maxRuns: 3000,
+  },
+  {
+    name: 'a deletion whose record is lost is not told',
+    rule: 'S4',
+    cluster: true,
+    edits: [edit('replica/replica.ts', 'this.#admission.names.note(announced.named);', '')],
+    prefer: { weights: { snapshot: 8, delete: 10, crash: 10, flush: 0 } },
+    maxRuns: 3000,
+  },
 ];

@@ -116,10 +116,8 @@ export function showsOneState(cluster: Cluster, node: SimNode, found: Cells): vo
 async function checkSnapshots(cluster: Cluster, node: SimNode): Promise<void> {
   const { group } = node;
   for (const view of group?.snapshots ?? []) {
-    const known = cluster.history.snapshots.get(view.id);
+    const known = cluster.history.snapshots.get(view.imageId);
     if (node.group !== group || group === undefined) return;
-    // One of a secondary's own is looked at where it is taken.
-    if (known === undefined) continue;
     const devices = volumeNames(cluster).map((name) => group.snapshotVolume(view.name, name));
     const { begun, ended } = node.ownWrites;
     let found: Cells | undefined;
@@ -130,10 +128,14 @@ async function checkSnapshots(cluster: Cluster, node: SimNode): Promise<void> {
       continue;
     }
     // It may have been deleted, or refreshed, meanwhile.
-    const isStill = group.snapshots.some((one) => one.id === view.id && one.name === view.name);
+    const isStill = group.snapshots.some((one) => one.imageId === view.imageId && one.name === view.name);
     if (found === undefined || !isStill || node.group !== group) continue;
-    if (begun !== ended || begun !== node.ownWrites.begun || node.unsure.has(view.id)) continue;
-    const image = node.number === 0 ? cluster.history.imageWithOwn(known) : withOwn(cluster, node, view.id);
+    if (known === undefined) {
+      if (view.local) cluster.localImages.check(cluster, node, view, found);
+      continue;
+    }
+    if (begun !== ended || begun !== node.ownWrites.begun || node.unsure.has(view.imageId)) continue;
+    const image = node.number === 0 ? cluster.history.imageWithOwn(known) : withOwn(cluster, node, known.id);
     const wrong = difference(image, found);
     if (wrong !== undefined)
       throw new Violation(

@@ -1,11 +1,13 @@
 /** The nodes of a run, what goes on between them, and what is known of the group: how time passes, who dies and comes back. */
 import type { Group, GroupOptions } from '../../../engine/group.ts';
+import type { SnapshotView } from '../../../engine/snapshots.ts';
 import { Random } from '../../fixtures/random.ts';
 import { CELL_BYTES } from '../cells.ts';
 import { Violation } from '../image.ts';
 import { REGION_BYTES } from '../plan.ts';
 import { Scheduler } from '../scheduler.ts';
 import { History } from './history.ts';
+import { LocalImages } from './local-snapshots.ts';
 import { Network } from './network.ts';
 import { SimNode } from './node.ts';
 import type { ClusterPlan } from './plan.ts';
@@ -29,6 +31,7 @@ export class Cluster {
   readonly trace: string[] | undefined;
   /** Writes made so far through snapshots of secondaries: by node and snapshot, a map of cells for each volume. */
   readonly ownWrites = new Map<string, Map<number, number>[]>();
+  readonly localImages = new LocalImages();
   /** Of the primary's operator, one at a time. */
   asked: Asked | undefined;
   controls = 0;
@@ -272,7 +275,7 @@ export class Cluster {
       if (node.thaws > 0 || node.group?.replica?.wantsRoom === true) node.shortenedTo = history.now;
     if (group === undefined) return;
     for (const view of group.snapshots) {
-      const known = history.snapshots.get(view.id);
+      const known = history.snapshots.get(view.imageId);
       if (known !== undefined) known.name = view.name;
       else this.#sawSnapshot(view);
     }
@@ -295,9 +298,9 @@ export class Cluster {
     return Number.isInteger(number) ? number : index + 1;
   }
 
-  #sawSnapshot(view: { readonly id: string; readonly name: string; readonly local: boolean }): void {
+  #sawSnapshot(view: SnapshotView): void {
     const { asked, history } = this;
-    const { id, name, local } = view;
+    const { imageId: id, name, local } = view;
     if (asked === undefined)
       throw new Violation('4', `there is a snapshot ${name} (${id}) that nobody took, or that was deleted`);
     this.asked = undefined;

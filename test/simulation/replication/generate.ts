@@ -17,11 +17,13 @@ const WEIGHTS: Readonly<Record<ClusterOperationName, number>> = {
   snapshot: 6,
   delete: 2,
   rename: 1,
-  refresh: 1,
+  refresh: 2,
+  detach: 2,
   restore: 6,
   'snapshot-write': 4,
   check: 8,
   'local-snapshot': 1,
+  'change-there': 1,
   freeze: 1,
   thaw: 1,
   crash: 4,
@@ -125,6 +127,7 @@ function drawer(
       case 'delete':
       case 'rename':
       case 'refresh':
+      case 'detach':
       case 'pause':
       case 'resume':
       case 'verify':
@@ -140,6 +143,14 @@ function drawer(
         return { op, node: random.chance(0.6) ? 0 : anyNode(), pick: pick(), ...range(), steps };
       case 'check':
         return { op, node: random.chance(0.2) ? 0 : aSecondary(), steps };
+      case 'change-there':
+        return {
+          op,
+          node: aSecondary(),
+          what: random.pick(['detach', 'detach', 'delete']),
+          pick: pick(),
+          steps,
+        };
       case 'local-snapshot':
       case 'freeze':
       case 'thaw':

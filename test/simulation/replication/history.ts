@@ -11,6 +11,7 @@ import { Violation } from '../image.ts';
 export type Cells = readonly Int32Array[];
 
 export interface RecordedSnapshot {
+  /** Of its image: a snapshot that is refreshed is another one here, also where its id stays. */
   readonly id: string;
   name: string;
   readonly local: boolean;

@@ -3,13 +3,14 @@
  * operation refers to that is not there when its turn comes makes it do nothing.
  */
 import type { PlanBase } from '../plan.ts';
+import type { LocalOperation } from './local-snapshots.ts';
 
 /** `pick`: which snapshot or link, modulo those that there are. `node`: 0 is the primary. */
 export type ClusterOperation = { readonly steps: number } & (
   | { readonly op: 'write' | 'trim'; volume: number; cell: number; cells: number }
   | { readonly op: 'flush' }
   | { readonly op: 'snapshot'; local: boolean }
-  | { readonly op: 'delete' | 'rename' | 'refresh'; pick: number }
+  | { readonly op: 'delete' | 'rename' | 'refresh' | 'detach'; pick: number }
   | { readonly op: 'restore'; pick: number; volume: number | null }
   /** Through a snapshot of that node, flushed. */
   | { readonly op: 'snapshot-write'; node: number; pick: number; volume: number; cell: number; cells: number }
@@ -17,6 +18,7 @@ export type ClusterOperation = { readonly steps: number } & (
   | { readonly op: 'check'; node: number }
   /** Of a secondary's own. */
   | { readonly op: 'local-snapshot'; node: number }
+  | { readonly op: 'change-there'; node: number; what: LocalOperation; pick: number }
   | { readonly op: 'freeze' | 'thaw'; node: number }
   /** A process dies, or the power of its machine goes; it comes back after so many steps. */
   | { readonly op: 'crash'; node: number; power: boolean; down: number }

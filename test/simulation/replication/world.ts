@@ -8,6 +8,7 @@ import { reactions } from '../scheduler.ts';
 import { beginCheck, imageOf, showsOneState } from './checks.ts';
 import { Cluster } from './cluster.ts';
 import type { RecordedSnapshot } from './history.ts';
+import { changeThere, hasNoOther } from './local-snapshots.ts';
 import type { SimNode } from './node.ts';
 import type { ClusterOperation, ClusterPlan } from './plan.ts';
 import { beginVerify } from './verify.ts';
@@ -18,6 +19,8 @@ const HELD_STEPS = 2000;
 const UNSYNCED = 1 / 8;
 /** The log takes no zeroes and no control record when it is fuller than that, so that what is asked for is seen at once. */
 const ROOMY = 0.5;
+
+type ControlName = 'snapshot' | 'delete' | 'rename' | 'refresh' | 'detach' | 'restore';
 
 export class ClusterWorld {
   readonly cluster: Cluster;
@@ -122,6 +125,9 @@ export class ClusterWorld {
       case 'local-snapshot':
         await this.#localSnapshot(operation.node);
         return;
+      case 'change-there':
+        await this.#changeThere(operation);
+        return;
       case 'snapshot-write':
         await this.#snapshotWrite(operation);
         return;
@@ -220,9 +226,7 @@ export class ClusterWorld {
 
   // The primary's operator.
 
-  #control(
-    operation: Extract<ClusterOperation, { op: 'snapshot' | 'delete' | 'rename' | 'refresh' | 'restore' }>,
-  ): void {
+  #control(operation: Extract<ClusterOperation, { op: ControlName }>): void {
     const { cluster } = this;
     const { group } = cluster;
     if (group === undefined || cluster.controls > 0 || !isRoomy(group) || group.mode !== 'logged') return;
@@ -230,8 +234,8 @@ export class ClusterWorld {
       const name = `s${++cluster.names}`;
       const { local } = operation;
       cluster.asked = { kind: 'snapshot', name, local };
-      this.#follow(`snapshot ${name}`, group.createSnapshot(name, { local }), ({ id }) => {
-        cluster.acknowledged.add(id);
+      this.#follow(`snapshot ${name}`, group.createSnapshot(name, { local }), ({ imageId }) => {
+        cluster.acknowledged.add(imageId);
       });
       return;
     }
@@ -246,6 +250,9 @@ export class ClusterWorld {
       case 'rename':
         this.#follow(`rename ${name}`, group.renameSnapshot(name, `r${++cluster.names}`), () => {});
         return;
+      case 'detach':
+        this.#follow(`detach ${name}`, group.detachSnapshot(name), () => {});
+        return;
       case 'refresh':
         cluster.asked = { kind: 'refresh', id };
         cluster.mayBeGone.add(id);
@@ -259,11 +266,11 @@ export class ClusterWorld {
 
   #restore(group: Group, { id, name }: RecordedSnapshot, volume: number | null): void {
     const { cluster } = this;
-    const view = group.snapshots.find((one) => one.id === id);
+    const view = group.snapshots.find((one) => one.imageId === id);
     const all = view?.undoOf?.map((one) => Number(one.slice(1))) ?? [...cluster.plan.volumeSectors.keys()];
     const volumes = volume === null ? all : [volume % cluster.plan.volumeSectors.length];
     cluster.asked = { kind: 'restore', sourceId: id, volumes };
-    for (const one of group.snapshots) if (one.name === 'undo') cluster.mayBeGone.add(one.id);
+    for (const one of group.snapshots) if (one.name === 'undo') cluster.mayBeGone.add(one.imageId);
     const options = volume === null ? {} : { volume: `v${volumes[0]}` };
     this.#follow(`restore of ${name}`, group.restore(name, options), () => {
       cluster.history.durable = Math.max(cluster.history.durable, this.#restoredAt);
@@ -299,7 +306,7 @@ export class ClusterWorld {
   #pick(group: Group, pick: number): RecordedSnapshot | undefined {
     const views = group.snapshots;
     const view = views[pick % Math.max(1, views.length)];
-    return view && this.cluster.history.snapshots.get(view.id);
+    return view && this.cluster.history.snapshots.get(view.imageId);
   }
 
   async #pauseOrResume(op: 'pause' | 'resume', pick: number): Promise<void> {
@@ -341,7 +348,7 @@ export class ClusterWorld {
     node.ownWrites.ended++;
     // Who has it open keeps it open through a refresh: the write may be in what it is now.
     const now = group.snapshots.find(({ name }) => name === snapshot.name);
-    if (now !== undefined && now.id !== snapshot.id) node.unsure.add(now.id);
+    if (now !== undefined && now.imageId !== snapshot.id) node.unsure.add(now.imageId);
     if (done !== true) return;
     for (let index = 0; index < cells; index++)
       own[volume]?.set(cell + index, cellValue(number, cell + index));
@@ -383,6 +390,15 @@ export class ClusterWorld {
     );
   }
 
+  async #changeThere({
+    node: number,
+    what,
+    pick,
+  }: Extract<ClusterOperation, { op: 'change-there' }>): Promise<void> {
+    const node = this.cluster.nodes[number];
+    if (node !== undefined) await this.#ended(`${what} there`, changeThere(node, what, pick), HELD_STEPS);
+  }
+
   async #crash({ node, power, down }: { node: number; power: boolean; down: number }): Promise<void> {
     const { cluster } = this;
     if (node >= cluster.nodes.length || !cluster.nodes[node]?.isUp) return;
@@ -415,7 +431,7 @@ export class ClusterWorld {
     history.durable = history.now;
     const views = cluster.group?.snapshots ?? [];
     for (const snapshot of history.snapshots.values()) {
-      if (views.some((view) => view.id === snapshot.id)) continue;
+      if (views.some((view) => view.imageId === snapshot.id)) continue;
       if (cluster.acknowledged.has(snapshot.id) && !cluster.mayBeGone.has(snapshot.id))
         throw new Violation('4', `snapshot ${snapshot.name} was acknowledged, and is gone`);
       if (!cluster.mayBeGone.has(snapshot.id)) history.snapshots.delete(snapshot.id);
@@ -447,10 +463,12 @@ export class ClusterWorld {
   }
 
   #hasAll(number: number, endLsn: number): boolean {
-    const replica = this.cluster.nodes[number]?.group?.replica;
-    if (replica === undefined || replica.shows.image !== 'volumes') return false;
+    const { nodes, primary } = this.cluster;
+    const node = nodes[number];
+    const replica = node?.group?.replica;
+    if (node === undefined || replica === undefined || replica.shows.image !== 'volumes') return false;
     const { resyncing, needs, appliedLsn } = replica.state();
-    return !resyncing && needs === 0 && appliedLsn >= endLsn;
+    return !resyncing && needs === 0 && appliedLsn >= endLsn && hasNoOther(primary, node);
   }
 
   async #checkEqual(number: number): Promise<void> {
@@ -466,9 +484,6 @@ export class ClusterWorld {
         `node ${number} has everything, and shows ${node.shownAt} instead of ${history.now}: ${history.nearest(found, history.now)}`,
       );
     node.shownAt = history.now;
-    for (const view of node.group?.snapshots ?? [])
-      if (!view.local && !history.snapshots.has(view.id))
-        throw new Violation('4', `node ${number} has a snapshot ${view.name} that the primary never had`);
   }
 
   async #finish(): Promise<void> {
