@@ -18,16 +18,19 @@ import {
 import { announcement, FakeReplica } from '../../fixtures/fake-replica.ts';
 import { Random } from '../../fixtures/random.ts';
 
+const told = new FakeReplica().told;
 const begin: CommandDocument = {
   protocol: 1,
   call: 'begin',
   announcement: {
     ...announcement(),
     volumes: [{ name: 'v', sizeBytes: 512 }],
-    named: { lsn: 64, snapshots: [{ id: 'i', imageId: 'j', name: 'monday', detached: true }] },
+    named: {
+      lsn: 64,
+      snapshots: [{ id: told.memberId, imageId: announcement().linkId, name: 'monday', detached: true }],
+    },
   },
 };
-const told = new FakeReplica().told;
 const state: StateDocument = { state: { ...told, volumes: [...told.volumes], snapshots: [] } };
 
 /** Of any value, as it would come over the wire. */
@@ -83,7 +86,7 @@ t.test('values that a group could not keep are refused', async (t) => {
   const { origin } = announced;
   const { generation } = origin;
   const uuid = announced.linkId;
-  const restart = { lsn: 1, chain: 0, snapshots: [{ id: uuid, name: 's' }] };
+  const restart = { lsn: 1, chain: 0, snapshots: [{ id: uuid, imageId: uuid, name: 's', detached: false }] };
   const begins = (changes: object) => ({ ...begin, announcement: { ...announced, ...changes } });
   const restarts = (changes: object) => ({ ...begin, call: 'restart', restart: { ...restart, ...changes } });
   const tells = (changes: object) => ({ state: { ...state.state, ...changes } });
