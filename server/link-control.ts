@@ -22,6 +22,8 @@ export interface LinkControl {
   /** Has what the secondary lacks copied now; with `full`, everything. Throws `in-use` when the link is not active. */
   resync(name: string, options: { readonly full?: boolean }): Promise<unknown>;
   forecastRestore(plan: RestorePlan): readonly LinkForecast[];
+  /** The group is about to be closed: whoever waits for a link that is not in its mode is refused, and waits no longer. */
+  refuseHeld(): void;
 }
 
 export interface ReplicaControl extends ReplicaPort {

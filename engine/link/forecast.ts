@@ -10,7 +10,24 @@ export interface LinkForecast {
   readonly note: string | undefined;
 }
 
+/** The secondary has said that it holds the snapshot, and nothing beside the record has to travel. */
+export function isCertain(link: Link, plan: RestorePlan, regionBytes: number): boolean {
+  const isHeld = link.peer?.snapshots.some(({ id }) => id === plan.snapshot.id) === true;
+  return isHeld && forecastOf(link, plan, regionBytes).path === 'by reference';
+}
+
 export function forecastOf(link: Link, plan: RestorePlan, regionBytes: number): LinkForecast {
+  const forecast = pathOf(link, plan, regionBytes);
+  const { mode, onLost } = link.link.settings;
+  if (forecast.path === 'by reference' || mode === 'async') return forecast;
+  const what =
+    onLost === 'block'
+      ? `writers are held until the resync is over: the link is not in mode ${mode} meanwhile, and blocks`
+      : `writers go on during the resync: the link is not in mode ${mode} meanwhile`;
+  return { ...forecast, note: forecast.note === undefined ? what : `${forecast.note}; ${what}` };
+}
+
+function pathOf(link: Link, plan: RestorePlan, regionBytes: number): LinkForecast {
   const { name } = link.link.settings;
   const { peer } = link;
   if (peer === undefined || link.link.logLsn === null)

@@ -35,6 +35,9 @@ export class LinkState implements ChangeTracker, LogHold {
   roundId: string | undefined;
   /** The last restore that came through the log. */
   restore: LinkRestore | undefined;
+  /** Records of restores of which nobody knows yet which way they take, oldest first: the secondary may find that it lacks regions. */
+  #openRestores: Lsn[] = [];
+  #metLsn: Lsn = 0;
   #baseLsn: Lsn;
   #logLsn: Lsn | null;
   #heldLsn: Lsn | null;
@@ -67,6 +70,36 @@ export class LinkState implements ChangeTracker, LogHold {
   /** The log is kept for it from there on. */
   get heldLsn(): Lsn | null {
     return this.#heldLsn;
+  }
+
+  /** Below it everything was where the link's mode wants it, at a time when it was in it (rule K4). */
+  get metLsn(): Lsn {
+    return this.#metLsn;
+  }
+
+  /** All below `lsn` is where its mode wants it. What comes after a restore that is open is not, as long as it may turn out to be of no use there. */
+  met(lsn: Lsn): void {
+    this.#metLsn = Math.max(this.#metLsn, Math.min(lsn, this.openRestoreLsn ?? lsn));
+  }
+
+  /** Nothing is known any more to be where its mode wants it. */
+  unmet(): void {
+    this.#metLsn = 0;
+  }
+
+  /** The oldest restore of which nobody knows yet which way it takes. */
+  get openRestoreLsn(): Lsn | undefined {
+    return this.#openRestores[0];
+  }
+
+  /** A restore is logged of which that is not known. */
+  openRestore(lsn: Lsn): void {
+    this.#openRestores.push(lsn);
+  }
+
+  /** The secondary has applied everything below `lsn`, and has said what it needs for that. */
+  closeRestores(lsn: Lsn): void {
+    this.#openRestores = this.#openRestores.filter((open) => open >= lsn);
   }
 
   record(): LinkRecord {
@@ -128,6 +161,7 @@ export class LinkState implements ChangeTracker, LogHold {
 
   markAll(): void {
     this.dcm.markAll();
+    this.unmet();
     if (this.restore?.maps !== undefined) this.restore = { ...this.restore, maps: undefined };
   }
 

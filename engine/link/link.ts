@@ -74,6 +74,10 @@ export class Link {
     await this.#overflowing;
   }
 
+  get connection(): Connection | undefined {
+    return this.#connection;
+  }
+
   /** What the secondary said last, while it is connected. */
   get peer(): PeerState | undefined {
     return this.#connection?.peer;
@@ -86,6 +90,7 @@ export class Link {
       problem: this.#problem,
       isRetrying: this.#retry !== undefined,
       ageMs: this.#host.ageMs(limitLsn),
+      acknowledging: this.#state.acknowledgement.standingOf(this),
       counters: this.counters,
     });
   }
@@ -167,14 +172,14 @@ export class Link {
     this.#host.changed();
   }
 
-  tell(what: string, message: string, data: Readonly<Record<string, unknown>> = {}): void {
+  readonly tell = (what: string, message: string, data: Readonly<Record<string, unknown>> = {}): void => {
     const { name } = this.link.settings;
     this.#state.emit({
       type: `link.${what}`,
       message: `link ${name}: ${message}`,
       data: { link: name, ...data },
     });
-  }
+  };
 
   /** Ends the connection, or the wait for the next try. */
   #reconnect(why: string): void {
@@ -240,6 +245,7 @@ export class Link {
       await connection.run();
     } finally {
       this.#connection = undefined;
+      this.#state.acknowledgement.moved();
       this.#changes.changed();
     }
   }
@@ -259,6 +265,7 @@ export class Link {
       shipped: (bytes) => {
         this.#failures = 0;
         this.counters.bytesShipped += bytes;
+        this.#state.acknowledgement.moved();
       },
       moved: (regions, bytes) => {
         this.#failures = 0;

@@ -14,10 +14,10 @@ import type { Snapshot } from '../snapshot/control-effects.ts';
 import type { RestorePlan } from '../snapshots.ts';
 import type { Lsn } from '../units.ts';
 import { Dcm } from './dcm.ts';
-import { forecastOf, type LinkForecast } from './forecast.ts';
+import { forecastOf, isCertain, type LinkForecast } from './forecast.ts';
 import { LagMarks } from './lag.ts';
 import { Link, type LinkHost } from './link.ts';
-import { changed, checkSettings, type LinkChanges, type LinkSpec, settingsOf } from './link-settings.ts';
+import { changed, checkHolding, checkSettings, type LinkChanges, type LinkSpec, settingsOf } from './link-settings.ts';
 import { type LinkSettings, LinkState } from './link-state.ts';
 import type { LinkView } from './link-view.ts';
 import { type Announcement, type PeerConnector, REPLICATION_PROTOCOL } from './peer.ts';
@@ -60,7 +60,13 @@ export class Links {
   constructor(state: GroupState, host: LinksHost) {
     this.#state = state;
     this.#host = host;
-    for (const link of state.links) this.#links.push(this.#linkOf(link));
+    for (const link of state.links) {
+      // How far its secondary is with those it says when it is connected.
+      for (const { lsn } of state.chain.restores) link.openRestore(lsn);
+      this.#links.push(this.#linkOf(link));
+    }
+    state.acknowledgement.links = this.#links;
+    state.acknowledgement.changed();
   }
 
   /** Whether a change is under way, so that the group has to go on logging. */
@@ -84,6 +90,11 @@ export class Links {
     // Whoever changes something now is the last one.
     await this.#turns(async () => {});
     await Promise.all(this.#links.map((link) => link.close()));
+  }
+
+  /** The group is about to be closed: who waits for a link that is not in its mode is refused, now and from now on. */
+  refuseHeld(): void {
+    this.#state.acknowledgement.close();
   }
 
   /** More of the log is durable. */
@@ -114,6 +125,7 @@ export class Links {
       const state = await this.#create(spec);
       const link = this.#linkOf(state);
       this.#links.push(link);
+      this.#state.acknowledgement.changed();
       link.tell('added', `it leads to ${spec.uri}`, { regions: state.dcm.count });
       link.start();
       this.#watch();
@@ -151,6 +163,7 @@ export class Links {
       const link = this.#require(name);
       const settings = changed(link.link.settings, changes);
       checkSettings(settings);
+      checkHolding(settings);
       await this.#configure(link, settings);
       return link.view;
     });
@@ -173,7 +186,9 @@ export class Links {
   #want(name: string, wanted: LinkSettings['wanted']): Promise<LinkView> {
     return this.#inTurn(async () => {
       const link = this.#require(name);
-      await this.#configure(link, { ...link.link.settings, wanted });
+      const settings = { ...link.link.settings, wanted };
+      checkHolding(settings);
+      await this.#configure(link, settings);
       return link.view;
     });
   }
@@ -181,6 +196,12 @@ export class Links {
   /** What a restore would do on each link, as things stand (Fig. 5): its secondary decides (rule K10). */
   forecastRestore(plan: RestorePlan): LinkForecast[] {
     return this.#links.map((link) => forecastOf(link, plan, this.#state.regionBytes));
+  }
+
+  /** The record of a restore has just been logged: what comes after it is where a link's mode wants it once it is known which way that takes (rule K4). */
+  restoreLogged(plan: RestorePlan, lsn: Lsn): void {
+    for (const link of this.#links)
+      if (!isCertain(link, plan, this.#state.regionBytes)) link.link.openRestore(lsn);
   }
 
   /** Has what the secondary lacks copied now; with `full`, everything. Throws `not-found`, `in-use` when the link is not active. */
@@ -211,10 +232,12 @@ export class Links {
         // It is still there, and goes on.
         const again = this.#linkOf(link.link);
         this.#links[this.#links.indexOf(link)] = again;
+        this.#state.acknowledgement.changed();
         again.start();
         throw error;
       }
       this.#links.splice(this.#links.indexOf(link), 1);
+      this.#state.acknowledgement.changed();
       link.tell('removed', 'it was removed');
       this.#host.freed();
       await link.link.dcm.close();
@@ -248,7 +271,9 @@ export class Links {
         throw error;
       }
     });
+    if (before.mode !== settings.mode) state.unmet();
     link.configured(before);
+    this.#state.acknowledgement.changed();
     if (before.wanted !== settings.wanted) link.tell(settings.wanted, `it is ${settings.wanted} now`);
   }
 
@@ -294,8 +319,8 @@ export class Links {
   }
 
   #linkHost(): LinkHost {
-    const { connector, applied, appliedLsn, freed, changed, bug } = this.#host;
-    const { record, clock } = this.#state;
+    const { connector, applied, appliedLsn, freed, bug } = this.#host;
+    const { record, clock, acknowledgement } = this.#state;
     return {
       connector: connector ?? nowhere,
       groupName: record.name,
@@ -303,7 +328,10 @@ export class Links {
       applied,
       appliedLsn,
       freed,
-      changed,
+      changed: () => {
+        acknowledgement.moved();
+        this.#host.changed();
+      },
       bug,
       otherPeers: (link) =>
         this.#state.links.flatMap(({ id, peerId, settings }) =>
