@@ -9,19 +9,25 @@
  */
 import type { Clock } from '../clock.ts';
 import { EngineError } from '../errors.ts';
-import type { Log } from '../log/log.ts';
 import type { Lsn } from '../units.ts';
 import type { LinkState } from './link-state.ts';
 import type { PeerState } from './peer.ts';
 
-/** A link, as far as it matters here. */
+/** The log here, as far as it matters. */
+export interface AcknowledgedLog {
+  readonly writtenLsn: Lsn;
+  readonly durableLsn: Lsn;
+  sync(): Promise<void>;
+}
+
+/** The same of a link. */
 export interface AcknowledgingLink {
-  readonly link: LinkState;
+  readonly link: Pick<LinkState, 'settings' | 'metLsn' | 'met' | 'openRestoreLsn'>;
   /** While there is one. */
   readonly connection:
     | {
         readonly isStreaming: boolean;
-        readonly peer: PeerState | undefined;
+        readonly peer: Pick<PeerState, 'needs'> | undefined;
         readonly obstacle: string | undefined;
         readonly shipping: {
           readonly receivedLsn: Lsn;
@@ -57,8 +63,8 @@ const ALL = Number.POSITIVE_INFINITY;
 export class Acknowledgement {
   /** Those of the group, as they are at any time. `changed` is told of those that come and go. */
   links: readonly AcknowledgingLink[] = [];
-  readonly #clock: Clock;
-  readonly #log: Log;
+  readonly #clock: Pick<Clock, 'nowMs'>;
+  readonly #log: AcknowledgedLog;
   #isNeeded = false;
   /** In the order in which they came. Bounded by the requests that connections may have in flight. */
   #waiters: Waiter[] = [];
@@ -69,7 +75,7 @@ export class Acknowledgement {
   #refusal: EngineError | undefined;
   #closing = false;
 
-  constructor(clock: Clock, log: Log) {
+  constructor(clock: Pick<Clock, 'nowMs'>, log: AcknowledgedLog) {
     this.#clock = clock;
     this.#log = log;
   }

@@ -131,8 +131,19 @@ t.test('status tells where a link stands, and what it waits for', async (t) => {
     /LINK +TO .*\ng:a +nbd\+unix:.* async +resync +3 MiB +2\.3 +16 +5 MiB +4 \(16 KiB\)\nlink a: the log did not reach back; waits for the secondary to hold; the restore at LSN 99 went by reference/,
   );
   t.match((await node.client.group('g')).links, [
-    { name: 'a', state: 'resync', position: { baseLsn: 0, logLsn: null } },
+    { name: 'a', state: 'resync', inMode: true, position: { baseLsn: 0, logLsn: null } },
   ]);
+  const acknowledging = { inMode: false, reason: 'it is not connected', heldRequests: 3, heldSeconds: 2.04 };
+  links.change('a', { mode: 'sync', acknowledging });
+  await says('status g', /NOT IN MODE sync: it is not connected, and writers go on as if it were async/);
+  links.change('a', { onLost: 'block' });
+  await says('status g', /NOT IN MODE sync: it is not connected, and WRITERS ARE HELD \(3 wait, for 2\.0 s\)/);
+  t.match((await node.client.links('g'))[0], {
+    inMode: false,
+    notInModeBecause: 'it is not connected',
+    heldRequests: 3,
+    heldSeconds: 2.04,
+  });
 });
 
 t.test('what no link can be is refused, and leaves nothing behind', async (t) => {

@@ -9,6 +9,7 @@ import { History } from './history.ts';
 import { Network } from './network.ts';
 import { SimNode } from './node.ts';
 import type { ClusterPlan } from './plan.ts';
+import { Promises } from './promises.ts';
 
 const SECTOR_BYTES = 512;
 /** What has not come about after that many steps never will. */
@@ -27,6 +28,7 @@ export class Cluster {
   readonly nodes: readonly SimNode[];
   readonly history: History;
   readonly trace: string[] | undefined;
+  readonly promises = new Promises(this);
   /** Writes made so far through snapshots of secondaries: by node and snapshot, a map of cells for each volume. */
   readonly ownWrites = new Map<string, Map<number, number>[]>();
   /** Of the primary's operator, one at a time. */
@@ -185,8 +187,8 @@ export class Cluster {
   describe(): string {
     const links = this.group?.links.views() ?? [];
     const shown = links.map(
-      ({ name, state, reason, dcmRegions, lagBytes }) =>
-        `${name} ${state} (${reason ?? '-'}), ${dcmRegions} regions, ${lagBytes} bytes`,
+      ({ name, mode, state, reason, acknowledging, dcmRegions, lagBytes }) =>
+        `${name} ${mode} ${state} (${reason ?? acknowledging.reason ?? '-'}), ${dcmRegions} regions, ${lagBytes} bytes, ${acknowledging.heldRequests} held`,
     );
     const peers = this.secondaries.map((node) => {
       const state = node.port?.state();
@@ -257,6 +259,7 @@ export class Cluster {
 
   observe(): void {
     const { group, history } = this;
+    this.promises.look();
     if (group === undefined) return;
     for (const view of group.snapshots) {
       const known = history.snapshots.get(view.id);
