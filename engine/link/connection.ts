@@ -200,7 +200,7 @@ export class Connection {
         this.#waiting > 0 ||
         this.#peer?.heldBack != null ||
         this.#link.restore?.path === 'pending' ||
-        this.#link.openRestoreLsn !== undefined;
+        (this.#link.openRestoreLsn !== undefined && this.#link.settings.mode !== 'async');
       await this.#pause(eager ? EAGER_LOOK_MS : LOOK_MS);
       await this.#ask();
     }

@@ -14,7 +14,7 @@ import type { Lsn, RegionIndex } from '../units.ts';
 import type { Dcm } from './dcm.ts';
 
 /** What its operator says of it. */
-export type LinkSettings = Omit<LinkRecord, 'id' | 'position' | 'peerId'>;
+export type LinkSettings = Omit<LinkRecord, 'id' | 'position' | 'peerId' | 'openRestores'>;
 
 /** Which way a restore takes to a secondary (Fig. 5): it is not known yet; its record alone; regions that the secondary asks for; marks in the DCM. */
 export type RestorePath = 'pending' | 'by reference' | 'by regions' | 'marked';
@@ -35,8 +35,7 @@ export class LinkState implements ChangeTracker, LogHold {
   roundId: string | undefined;
   /** The last restore that came through the log. */
   restore: LinkRestore | undefined;
-  /** Records of restores of which nobody knows yet which way they take, oldest first: the secondary may find that it lacks regions. */
-  #openRestores: Lsn[] = [];
+  #openRestores: LinkRecord['openRestores'];
   #metLsn: Lsn = 0;
   #baseLsn: Lsn;
   #logLsn: Lsn | null;
@@ -44,7 +43,8 @@ export class LinkState implements ChangeTracker, LogHold {
 
   /** Log below `floorLsn` is not kept any more. */
   constructor(record: LinkRecord, dcm: Dcm, floorLsn: Lsn) {
-    const { id, position, peerId, ...settings } = record;
+    const { id, position, peerId, openRestores, ...settings } = record;
+    this.#openRestores = openRestores;
     this.id = id;
     this.settings = settings;
     this.peerId = peerId;
@@ -87,24 +87,32 @@ export class LinkState implements ChangeTracker, LogHold {
     this.#metLsn = 0;
   }
 
-  /** The oldest restore of which nobody knows yet which way it takes. */
+  /** The record of a restore of which nobody knows yet which way it takes: the secondary may lack regions when it comes there. */
   get openRestoreLsn(): Lsn | undefined {
-    return this.#openRestores[0];
+    return this.#openRestores?.firstLsn;
   }
 
-  /** A restore is logged of which that is not known. */
+  /** A restore is logged of which that is not known. The group's record has it with the checkpoint behind it. */
   openRestore(lsn: Lsn): void {
-    this.#openRestores.push(lsn);
+    this.#openRestores = { firstLsn: this.#openRestores?.firstLsn ?? lsn, lastLsn: lsn };
+  }
+
+  /** After a start the log ends at `endLsn`: what was beyond never was. */
+  cutRestores(endLsn: Lsn): void {
+    const open = this.#openRestores;
+    if (open === undefined || open.lastLsn < endLsn) return;
+    this.#openRestores = open.firstLsn < endLsn ? { ...open, lastLsn: endLsn - 1 } : undefined;
   }
 
   /** The secondary has applied everything below `lsn`, and has said what it needs for that. */
   closeRestores(lsn: Lsn): void {
-    this.#openRestores = this.#openRestores.filter((open) => open >= lsn);
+    if (this.#openRestores !== undefined && this.#openRestores.lastLsn < lsn) this.#openRestores = undefined;
   }
 
   record(): LinkRecord {
     const position = { baseLsn: this.#baseLsn, logLsn: this.#logLsn };
-    return { id: this.id, ...this.settings, position, peerId: this.peerId };
+    const record = { id: this.id, ...this.settings, position, peerId: this.peerId };
+    return this.#openRestores === undefined ? record : { ...record, openRestores: this.#openRestores };
   }
 
   /** The secondary has everything below `lsn` durably, and gets what follows through the log, which is kept from there on. */

@@ -61,8 +61,9 @@ export class Links {
     this.#state = state;
     this.#host = host;
     for (const link of state.links) {
-      // How far its secondary is with those it says when it is connected.
-      for (const { lsn } of state.chain.restores) link.openRestore(lsn);
+      link.cutRestores(state.log.endLsn);
+      // Of those that the group's record had not come to nobody remembers what was known of them.
+      for (const { applied, lsn } of state.chain.restores) if (!applied) link.openRestore(lsn);
       this.#links.push(this.#linkOf(link));
     }
     state.acknowledgement.links = this.#links;
