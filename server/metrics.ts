@@ -10,7 +10,16 @@ import type { Permits } from './permits.ts';
 /** What is read of a group. */
 export type MeasuredGroup = Pick<
   GroupControl,
-  'name' | 'mode' | 'failure' | 'stall' | 'log' | 'counters' | 'volumes' | 'snapshots' | 'operations' | 'links'
+  | 'name'
+  | 'mode'
+  | 'failure'
+  | 'stall'
+  | 'log'
+  | 'counters'
+  | 'volumes'
+  | 'snapshots'
+  | 'operations'
+  | 'links'
 >;
 
 interface GroupGauge {

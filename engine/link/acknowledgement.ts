@@ -69,7 +69,8 @@ export class Acknowledgement {
   /** In the order in which they came. Bounded by the requests that connections may have in flight. */
   #waiters: Waiter[] = [];
   /** What was logged in this turn, and waits together. */
-  #turn: { requests: number; readonly settled: Promise<void> } | undefined;
+  #turn: Promise<void> | undefined;
+  #turnRequests = 0;
   /** Who holds writers by its policy, and was said to. */
   readonly #holders = new Set<AcknowledgingLink>();
   #refusal: EngineError | undefined;
@@ -87,18 +88,18 @@ export class Acknowledgement {
 
   /** Resolves when all that was logged before may be acknowledged. `settle` is called once for all that one turn of the loop brought. */
   settled(settle: () => void): Promise<void> {
-    if (this.#turn === undefined) {
-      const settled = Promise.resolve().then(() => {
-        const { requests } = turn;
-        this.#turn = undefined;
-        settle();
-        return this.reached(this.#log.writtenLsn, requests);
-      });
-      const turn = { requests: 0, settled };
-      this.#turn = turn;
-    }
-    this.#turn.requests++;
-    return this.#turn.settled;
+    this.#turn ??= this.#settledSoon(settle);
+    this.#turnRequests++;
+    return this.#turn;
+  }
+
+  async #settledSoon(settle: () => void): Promise<void> {
+    await Promise.resolve();
+    const requests = this.#turnRequests;
+    this.#turn = undefined;
+    this.#turnRequests = 0;
+    settle();
+    await this.reached(this.#log.writtenLsn, requests);
   }
 
   /** Resolves when what lies below `lsn`, and is logged, may be acknowledged. Rejects with `unavailable` when it never will be. */

@@ -17,7 +17,14 @@ import { Dcm } from './dcm.ts';
 import { forecastOf, isCertain, type LinkForecast } from './forecast.ts';
 import { LagMarks } from './lag.ts';
 import { Link, type LinkHost } from './link.ts';
-import { changed, checkHolding, checkSettings, type LinkChanges, type LinkSpec, settingsOf } from './link-settings.ts';
+import {
+  changed,
+  checkHolding,
+  checkSettings,
+  type LinkChanges,
+  type LinkSpec,
+  settingsOf,
+} from './link-settings.ts';
 import { type LinkSettings, LinkState } from './link-state.ts';
 import type { LinkView } from './link-view.ts';
 import { type Announcement, type PeerConnector, REPLICATION_PROTOCOL } from './peer.ts';

@@ -74,27 +74,30 @@ async function serveHolding(t: Parameters<typeof serveGroup>[0]) {
   return { device, server, release };
 }
 
-t.test('what links hold is answered when they let it; reads, and other requests, are taken meanwhile', async (t) => {
-  const { device, server, release } = await serveHolding(t);
-  const session = await RawSession.open(server);
-  session.send(
-    Buffer.concat([
-      write(1n),
-      write(2n, nbd.NBD_CMD_FLAG_FUA),
-      requestBytes({ type: nbd.NBD_CMD_FLUSH, cookie: 3n }),
-      requestBytes({ type: nbd.NBD_CMD_TRIM, cookie: 4n, length: 512 }),
-      requestBytes({ type: nbd.NBD_CMD_READ, cookie: 9n, length: 1 }),
-    ]),
-  );
-  t.strictSame(await session.reply(), { error: 0, cookie: 9n }, 'the read alone');
-  t.strictSame(await session.take(1), Buffer.of(0));
-  t.equal(device.steps.filter((step) => step === 'tryWrite').length, 2);
-  t.equal(server.server.sessions()[0]?.inFlight, 4);
-  release();
-  const answered = [];
-  for (let count = 0; count < 4; count++) answered.push((await session.reply()).cookie);
-  t.strictSame(answered.sort(), [1n, 2n, 3n, 4n]);
-});
+t.test(
+  'what links hold is answered when they let it; reads, and other requests, are taken meanwhile',
+  async (t) => {
+    const { device, server, release } = await serveHolding(t);
+    const session = await RawSession.open(server);
+    session.send(
+      Buffer.concat([
+        write(1n),
+        write(2n, nbd.NBD_CMD_FLAG_FUA),
+        requestBytes({ type: nbd.NBD_CMD_FLUSH, cookie: 3n }),
+        requestBytes({ type: nbd.NBD_CMD_TRIM, cookie: 4n, length: 512 }),
+        requestBytes({ type: nbd.NBD_CMD_READ, cookie: 9n, length: 1 }),
+      ]),
+    );
+    t.strictSame(await session.reply(), { error: 0, cookie: 9n }, 'the read alone');
+    t.strictSame(await session.take(1), Buffer.of(0));
+    t.equal(device.steps.filter((step) => step === 'tryWrite').length, 2);
+    t.equal(server.server.sessions()[0]?.inFlight, 4);
+    release();
+    const answered = [];
+    for (let count = 0; count < 4; count++) answered.push((await session.reply()).cookie);
+    t.strictSame(answered.sort(), [1n, 2n, 3n, 4n]);
+  },
+);
 
 t.test('a large write gives its memory back before it is acknowledged', async (t) => {
   const { server, release } = await serveHolding(t);

@@ -137,7 +137,10 @@ t.test('status tells where a link stands, and what it waits for', async (t) => {
   links.change('a', { mode: 'sync', acknowledging });
   await says('status g', /NOT IN MODE sync: it is not connected, and writers go on as if it were async/);
   links.change('a', { onLost: 'block' });
-  await says('status g', /NOT IN MODE sync: it is not connected, and WRITERS ARE HELD \(3 wait, for 2\.0 s\)/);
+  await says(
+    'status g',
+    /NOT IN MODE sync: it is not connected, and WRITERS ARE HELD \(3 wait, for 2\.0 s\)/,
+  );
   t.match((await node.client.links('g'))[0], {
     inMode: false,
     notInModeBecause: 'it is not connected',

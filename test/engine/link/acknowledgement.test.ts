@@ -6,7 +6,12 @@ import { settingsOf } from '../../../engine/link/link-settings.ts';
 import type { LinkSettings } from '../../../engine/link/link-state.ts';
 
 class FakeLink implements AcknowledgingLink {
-  readonly link: { settings: LinkSettings; metLsn: number; openRestoreLsn: number | undefined; met(lsn: number): void };
+  readonly link: {
+    settings: LinkSettings;
+    metLsn: number;
+    openRestoreLsn: number | undefined;
+    met(lsn: number): void;
+  };
   readonly live = {
     isStreaming: true,
     peer: { needs: 0 },
@@ -102,7 +107,12 @@ t.test('who waits has the log synced, and one turn shares one settling', async (
   await turn();
   t.equal(settles, 1);
   t.equal(log.syncs, 1);
-  t.same(acknowledgement.standingOf(link), { inMode: true, reason: undefined, heldRequests: 3, heldSeconds: 0 });
+  t.same(acknowledgement.standingOf(link), {
+    inMode: true,
+    reason: undefined,
+    heldRequests: 3,
+    heldSeconds: 0,
+  });
   link.live.shipping.durableLsn = 8;
   acknowledgement.moved();
   await turn();
@@ -132,12 +142,48 @@ t.test('of several links, all have to have it', async (t) => {
 
 t.test('what a link is not in its mode for, and what each policy does then', async (t) => {
   const cases: readonly [string, (link: FakeLink) => void, RegExp][] = [
-    ['lost', (link) => void (link.isConnected = false), /not connected/],
-    ['resync', (link) => void (link.live.isStreaming = false), /lacks regions/],
-    ['needs', (link) => void (link.live.peer.needs = 3), /lacks regions/],
-    ['catching up', (link) => void (link.live.shipping.isCaughtUp = false), /still to get/],
-    ['a restore', (link) => void (link.link.openRestoreLsn = 7), /restore at LSN 7/],
-    ['paused', (link) => void (link.link.settings = { ...link.link.settings, wanted: 'paused' }), /is paused/],
+    [
+      'lost',
+      (link) => {
+        link.isConnected = false;
+      },
+      /not connected/,
+    ],
+    [
+      'resync',
+      (link) => {
+        link.live.isStreaming = false;
+      },
+      /lacks regions/,
+    ],
+    [
+      'needs',
+      (link) => {
+        link.live.peer.needs = 3;
+      },
+      /lacks regions/,
+    ],
+    [
+      'catching up',
+      (link) => {
+        link.live.shipping.isCaughtUp = false;
+      },
+      /still to get/,
+    ],
+    [
+      'a restore',
+      (link) => {
+        link.link.openRestoreLsn = 7;
+      },
+      /restore at LSN 7/,
+    ],
+    [
+      'paused',
+      (link) => {
+        link.link.settings = { ...link.link.settings, wanted: 'paused' };
+      },
+      /is paused/,
+    ],
   ];
   for (const [what, lose, reason] of cases)
     for (const onLost of ['go-on', 'block'] as const) {
@@ -153,10 +199,7 @@ t.test('what a link is not in its mode for, and what each policy does then', asy
       const standing = acknowledgement.standingOf(link);
       t.equal(standing.inMode, false);
       t.match(standing.reason, reason);
-      t.same(
-        [standing.heldRequests, standing.heldSeconds],
-        onLost === 'go-on' ? [0, 0] : [1, 4],
-      );
+      t.same([standing.heldRequests, standing.heldSeconds], onLost === 'go-on' ? [0, 0] : [1, 4]);
       t.same(link.told, onLost === 'go-on' ? [] : ['holding']);
     }
 });

@@ -60,7 +60,12 @@ async function streaming(settings: object, options: LinkedOptions = {}): Promise
   return pair;
 }
 
-async function acknowledged(t: Pick<Test, 'equal'>, pair: LinkedPair, answer: Answer, what = ''): Promise<void> {
+async function acknowledged(
+  t: Pick<Test, 'equal'>,
+  pair: LinkedPair,
+  answer: Answer,
+  what = '',
+): Promise<void> {
   await pair.until(() => answer.now !== 'waits', `an answer: ${what}`);
   t.equal(answer.now, 'acknowledged', what);
 }
@@ -135,37 +140,40 @@ t.test('K4: no time has to pass, and many writers share syncs', async (t) => {
   t.ok(pair.wire.calls.filter((call) => call === 'sync').length <= 2);
 });
 
-t.test('K4: a control record and an import return when their records are where the mode wants them', async (t) => {
-  const pair = await streaming({ mode: 'sync' });
-  await acknowledged(t, pair, follow(pair.here.group.createSnapshot('s')));
-  const syncThere = holdCalls(pair, 'sync');
-  const changes = [
-    follow(pair.here.group.createSnapshot('r')),
-    follow(pair.here.group.refreshSnapshot('s')),
-    follow(pair.here.group.renameSnapshot('r', 'q')),
-    follow(pair.here.group.restore('s')),
-  ];
-  await pair.pass(300);
-  t.ok(
-    changes.every(({ now }) => now === 'waits'),
-    'held',
-  );
-  t.same(
-    pair.here.group.snapshots.map(({ name }) => name).sort(),
-    ['q', 's', 'undo'],
-    'none waits for the one before it',
-  );
-  syncThere();
-  for (const change of changes) await acknowledged(t, pair, change);
-  const image = await pair.here.folder.create('image', pair.here.volume().sizeBytes);
-  await image.write(Buffer.alloc(8192, 3), 0, 8192, 0);
-  const again = holdCalls(pair, 'sync');
-  const importing = follow(pair.here.group.import('v', image));
-  await pair.pass(300);
-  t.equal(importing.now, 'waits');
-  again();
-  await acknowledged(t, pair, importing);
-});
+t.test(
+  'K4: a control record and an import return when their records are where the mode wants them',
+  async (t) => {
+    const pair = await streaming({ mode: 'sync' });
+    await acknowledged(t, pair, follow(pair.here.group.createSnapshot('s')));
+    const syncThere = holdCalls(pair, 'sync');
+    const changes = [
+      follow(pair.here.group.createSnapshot('r')),
+      follow(pair.here.group.refreshSnapshot('s')),
+      follow(pair.here.group.renameSnapshot('r', 'q')),
+      follow(pair.here.group.restore('s')),
+    ];
+    await pair.pass(300);
+    t.ok(
+      changes.every(({ now }) => now === 'waits'),
+      'held',
+    );
+    t.same(
+      pair.here.group.snapshots.map(({ name }) => name).sort(),
+      ['q', 's', 'undo'],
+      'none waits for the one before it',
+    );
+    syncThere();
+    for (const change of changes) await acknowledged(t, pair, change);
+    const image = await pair.here.folder.create('image', pair.here.volume().sizeBytes);
+    await image.write(Buffer.alloc(8192, 3), 0, 8192, 0);
+    const again = holdCalls(pair, 'sync');
+    const importing = follow(pair.here.group.import('v', image));
+    await pair.pass(300);
+    t.equal(importing.now, 'waits');
+    again();
+    await acknowledged(t, pair, importing);
+  },
+);
 
 t.test('K4: of two links, both have to have it', async (t) => {
   const pair = await streaming({ mode: 'sync' });
@@ -386,7 +394,9 @@ t.test('K4: a primary that was killed holds until its link streams', async (t) =
 
 t.test('K4: a log that fails refuses whoever waits', async (t) => {
   const pair = await streaming({ mode: 'sync', onLost: 'block' });
-  pair.here.watch((operation, name) => (operation === 'sync' && name.endsWith('log.ring') ? 'EIO' : undefined));
+  pair.here.watch((operation, name) =>
+    operation === 'sync' && name.endsWith('log.ring') ? 'EIO' : undefined,
+  );
   const answer = write(pair, 2, 5);
   await pair.pass(300);
   t.match(answer.now, { code: 'unavailable' });

@@ -64,7 +64,9 @@ t.test('K4: in sync, whatever was answered is durable on the secondary', async (
   const { primary, secondary } = await pair(t);
   const writer = await client(t, primary);
   for (let round = 1; round <= 5; round++) {
-    const writes = Array.from({ length: 16 }, (_, at) => writer.write(Buffer.alloc(BLOCK, round), at * BLOCK));
+    const writes = Array.from({ length: 16 }, (_, at) =>
+      writer.write(Buffer.alloc(BLOCK, round), at * BLOCK),
+    );
     await Promise.all([...writes, writer.write(Buffer.alloc(BLOCK, round), 40 * BLOCK, { fua: true })]);
     const [durable, end] = await ends(primary, secondary);
     t.equal(durable, end, `round ${round}`);
@@ -95,7 +97,10 @@ t.test('K4: while the secondary is away block holds writers; readers go on, and 
   t.equal((await writer.readBuffer(BLOCK, BLOCK))[0], 2, 'and so does the one that waits');
   t.equal(answered, 0);
   t.ok(primary.node.events.since(0).some(({ type }) => type === 'link.holding'));
-  await t.rejects(primary.control.steerLink('g', 'l', 'pause'), { code: 'in-use', message: /--on-lost go-on/ });
+  await t.rejects(primary.control.steerLink('g', 'l', 'pause'), {
+    code: 'in-use',
+    message: /--on-lost go-on/,
+  });
   const { text } = await primary.node.metrics();
   t.match(text, /tidemark_held_requests\{group="g"\} 20/);
   t.match(text, /tidemark_links_out_of_mode\{group="g"\} 1/);

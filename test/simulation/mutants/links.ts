@@ -33,7 +33,11 @@ export const LINK_MUTANTS: readonly Mutant[] = [
     rule: 'K4',
     cluster: true,
     edits: [
-      edit('link/acknowledgement.ts', "link.met(mode === 'sync' ? durableLsn : receivedLsn);", 'link.met(receivedLsn);'),
+      edit(
+        'link/acknowledgement.ts',
+        "link.met(mode === 'sync' ? durableLsn : receivedLsn);",
+        'link.met(receivedLsn);',
+      ),
     ],
     prefer: { plan: { secondaries: [BLOCKING] } },
     maxRuns: 500,
@@ -81,7 +85,11 @@ export const LINK_MUTANTS: readonly Mutant[] = [
     rule: 'K4',
     cluster: true,
     edits: [
-      edit('link/link-state.ts', 'Math.max(this.#metLsn, Math.min(lsn, this.openRestoreLsn ?? lsn))', 'Math.max(this.#metLsn, lsn)'),
+      edit(
+        'link/link-state.ts',
+        'Math.max(this.#metLsn, Math.min(lsn, this.openRestoreLsn ?? lsn))',
+        'Math.max(this.#metLsn, lsn)',
+      ),
     ],
     prefer: { plan: { secondaries: [BLOCKING] }, weights: { check: 30, restore: 12, 'snapshot-write': 8 } },
     maxRuns: 3000,

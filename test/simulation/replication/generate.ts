@@ -44,7 +44,7 @@ const WEIGHTS: Readonly<Record<Exclude<ClusterOperationName, 'mode'>, number>> =
 export const ALL_CLUSTER_OPERATIONS = Object.keys(WEIGHTS) as DrawnName[];
 
 /** Changes of modes are drawn apart. */
-type DrawnName = Exclude<ClusterOperationName, 'mode'>;
+export type DrawnName = Exclude<ClusterOperationName, 'mode'>;
 
 /** What a run is to be like, for who looks for something: everything else is drawn. */
 export interface ClusterPreferences {
@@ -108,7 +108,13 @@ function withModes(
   const list = [...operations];
   for (let count = random.pick([0, 0, 1, 3]); count > 0; count--) {
     const mode = random.pick<LinkMode>(['async', 'memory', 'sync', 'sync']);
-    const change = { op: 'mode', pick: random.below(256), mode, onLost: onLost(), steps: random.below(20) } as const;
+    const change = {
+      op: 'mode',
+      pick: random.below(256),
+      mode,
+      onLost: onLost(),
+      steps: random.below(20),
+    } as const;
     list.splice(random.below(list.length + 1), 0, change);
   }
   const drawn = secondaries.map((one) => {
