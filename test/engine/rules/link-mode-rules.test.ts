@@ -143,7 +143,7 @@ t.test('K4: no time has to pass, and many writers share syncs', async (t) => {
 t.test(
   'K4: a control record and an import return when their records are where the mode wants them',
   async (t) => {
-    const pair = await streaming({ mode: 'sync' });
+    const pair = await streaming({ mode: 'sync', onLost: 'block' });
     await acknowledged(t, pair, follow(pair.here.group.createSnapshot('s')));
     const syncThere = holdCalls(pair, 'sync');
     const changes = [
