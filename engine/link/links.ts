@@ -270,18 +270,22 @@ export class Links {
   async #configure(link: Link, settings: LinkSettings): Promise<void> {
     const state = link.link;
     const before = state.settings;
+    // From here on it is what status shows, and what acknowledgements wait for.
+    const become = (next: LinkSettings): void => {
+      if (state.settings.mode !== next.mode) state.unmet();
+      state.settings = next;
+      this.#state.acknowledgement.changed();
+    };
     await this.#state.lane(async () => {
-      state.settings = settings;
+      become(settings);
       try {
         await this.#state.writeRecord(this.#state.checkpointLsn);
       } catch (error) {
-        state.settings = before;
+        become(before);
         throw error;
       }
     });
-    if (before.mode !== settings.mode) state.unmet();
     link.configured(before);
-    this.#state.acknowledgement.changed();
     if (before.wanted !== settings.wanted) link.tell(settings.wanted, `it is ${settings.wanted} now`);
   }
 

@@ -287,6 +287,8 @@ t.test('K4: after a restore that may need regions, nothing counts before they ar
     const frozen = pair.there.group.replica?.freeze();
     await pair.there.turns();
     await frozen;
+    const [forecast] = pair.here.group.links.forecastRestore(pair.here.group.planRestore('s'));
+    t.match(forecast?.note, local ? /writers are held until the resync is over/ : undefined);
     const restore = follow(pair.here.group.restore('s'));
     await pair.pass(500);
     const answer = write(pair, 5, 7);
@@ -400,4 +402,31 @@ t.test('K4: a log that fails refuses whoever waits', async (t) => {
   const answer = write(pair, 2, 5);
   await pair.pass(300);
   t.match(answer.now, { code: 'unavailable' });
+});
+
+t.test('K4: a link that comes back far behind lets writers go on until it has caught up', async (t) => {
+  const MIB = 1024 * 1024;
+  const pair = await streaming(
+    { mode: 'sync' },
+    { regions: 1024, logBytes: 16 * MIB, secondary: { regions: 1024, logBytes: 16 * MIB } },
+  );
+  pair.wire.up = false;
+  pair.break();
+  for (let at = 0; at < 1024; at += 64) await pair.here.write(at, 7, 64);
+  await pair.here.volume().flush();
+  const release = holdCalls(pair, 'append');
+  pair.wire.up = true;
+  await pair.until(() => pair.view.state === 'streaming', 'a connection');
+  t.match(pair.view.acknowledging, { inMode: false, reason: /still to get what is logged/ });
+  const answer = write(pair, 2, 5);
+  await pair.here.turns();
+  t.equal(answer.now, 'acknowledged');
+  release();
+  await pair.until(() => pair.view.acknowledging.inMode, 'it has caught up');
+  const syncThere = holdCalls(pair, 'sync');
+  const later = write(pair, 3, 5);
+  await pair.pass(300);
+  t.equal(later.now, 'waits');
+  syncThere();
+  await acknowledged(t, pair, later);
 });

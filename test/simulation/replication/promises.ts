@@ -4,6 +4,7 @@
  */
 import { Violation } from '../image.ts';
 import type { Cluster } from './cluster.ts';
+import type { LinkMode } from './plan.ts';
 
 interface Promised {
   /** Number of the state of the group, and where the log of the primary ended with it. */
@@ -21,12 +22,19 @@ export class Promises {
     this.#cluster = cluster;
   }
 
-  /** The primary has just acknowledged what led to that state. */
-  acknowledged(what: string, state: number, lsn: number): void {
-    const { group, history } = this.#cluster;
+  /** The links that block now, by name. */
+  holders(): ReadonlyMap<string, LinkMode> {
+    const views = this.#cluster.group?.links.views() ?? [];
+    const blocking = views.filter(({ mode, onLost }) => mode !== 'async' && onLost === 'block');
+    return new Map(blocking.map(({ name, mode }) => [name, mode]));
+  }
+
+  /** The primary has just acknowledged what led to that state. `asked`: who blocked when that was asked for. Who does so only since then has no say. */
+  acknowledged(what: string, state: number, lsn: number, asked: ReadonlyMap<string, LinkMode>): void {
+    const { history } = this.#cluster;
     this.#cluster.note(() => `${what} is acknowledged: state ${state}, log up to ${lsn}`);
-    for (const { name, mode, onLost } of group?.links.views() ?? []) {
-      if (mode === 'async' || onLost !== 'block') continue;
+    for (const [name, mode] of this.holders()) {
+      if (asked.get(name) !== mode) continue;
       history.durable = Math.max(history.durable, state);
       if (mode === 'memory') continue;
       const node = Number(name.slice(1));

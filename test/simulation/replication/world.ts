@@ -170,12 +170,16 @@ export class ClusterWorld {
     const { life } = cluster.primary;
     const state = cluster.history.now;
     const lsn = cluster.group?.log.endLsn ?? 0;
-    const acknowledged = work.then(() => (device.holdsReplies ? device.acknowledged() : undefined));
+    let asked = cluster.promises.holders();
+    const acknowledged = work.then(() => {
+      asked = cluster.promises.holders();
+      return device.holdsReplies ? device.acknowledged() : undefined;
+    });
     acknowledged.then(
       () => {
         if (life !== cluster.primary.life) return;
         done();
-        cluster.promises.acknowledged(what, state, lsn);
+        cluster.promises.acknowledged(what, state, lsn, asked);
       },
       (error: unknown) => this.#refused(what, error),
     );
@@ -272,10 +276,11 @@ export class ClusterWorld {
     cluster.asked = { kind: 'restore', sourceId: id, volumes };
     for (const one of group.snapshots) if (one.name === 'undo') cluster.mayBeGone.add(one.id);
     const options = volume === null ? {} : { volume: `v${volumes[0]}` };
+    const asked = cluster.promises.holders();
     this.#follow(`restore of ${name}`, group.restore(name, options), ({ undo }) => {
       cluster.history.durable = Math.max(cluster.history.durable, this.#restoredAt);
       // The record lies at the LSN of its undo snapshot.
-      cluster.promises.acknowledged('the restore', this.#restoredAt, undo.lsn + 1);
+      cluster.promises.acknowledged('the restore', this.#restoredAt, undo.lsn + 1, asked);
     });
   }
 
