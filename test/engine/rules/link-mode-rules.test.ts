@@ -191,8 +191,20 @@ t.test('K4: of two links, both have to have it', async (t) => {
       { inMode: false, heldRequests: 1 },
     ],
   );
+  const syncThere = holdCalls(pair, 'sync');
+  await pair.here.group.links.set('c', { onLost: 'go-on' });
+  await acknowledged(t, pair, answer, 'a link that lets go on holds nobody');
+  const next = write(pair, 3, 6);
+  await pair.pass(300);
+  t.equal(next.now, 'waits', 'and the other one does');
+  syncThere();
+  await acknowledged(t, pair, next);
+  await pair.here.group.links.set('c', { onLost: 'block' });
+  const last = write(pair, 4, 7);
+  await pair.pass(300);
+  t.equal(last.now, 'waits');
   await pair.here.group.links.remove('c');
-  await acknowledged(t, pair, answer, 'a link that is removed holds nobody');
+  await acknowledged(t, pair, last, 'a link that is removed holds nobody');
 });
 
 t.test('K4: while a link is lost, go-on acknowledges as async does', async (t) => {
