@@ -30,7 +30,7 @@ export interface BlockDevice {
 
   /** The bytes are copied, or written, before it returns. It is not yet safe to acknowledge: see `settle`. */
   tryWrite(source: Buffer, sourceStart: number, lengthBytes: number, offsetBytes: number): boolean;
-  /** `source` is the caller's again when the promise settles; then the write may be acknowledged. */
+  /** `source` is the caller's again when the promise settles; then the write may be acknowledged, if nothing `holdsReplies`. */
   write(source: Buffer, sourceStart: number, lengthBytes: number, offsetBytes: number): Promise<void>;
 
   /**
@@ -38,6 +38,14 @@ export interface BlockDevice {
    * leaves: one call for all that one receive event brought. Throws `unavailable` when that is not possible; none of it may be acknowledged then.
    */
   settle(): void;
+
+  /**
+   * Whether links want more than that something is settled, or durable, here (rule K4): then no write, zeroes or flush may be acknowledged before `acknowledged`, called
+   * when its own promise has resolved, does so too.
+   */
+  readonly holdsReplies: boolean;
+  /** Settles, and resolves when whatever was taken before the call may be acknowledged. Rejects with `unavailable` when it never may. */
+  acknowledged(): Promise<void>;
 
   /** Makes durable whatever was acknowledged before the call, on any connection. */
   flush(): Promise<void>;

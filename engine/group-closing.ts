@@ -63,7 +63,8 @@ export async function closeGroup(group: ClosingGroup): Promise<void> {
 }
 
 /** What is in flight may wait for the log: it is applied, or refused. */
-async function endRequests({ volumes, path, changes, isWorking }: ClosingGroup): Promise<void> {
+async function endRequests({ state, volumes, path, changes, isWorking }: ClosingGroup): Promise<void> {
+  state.acknowledgement.close();
   const idle = Promise.all([...volumes.values()].map((volume) => volume.close()));
   let isIdle = false;
   void idle.then(() => {

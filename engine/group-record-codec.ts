@@ -111,23 +111,26 @@ const version2Fields = {
 const isVersion2 = object(version2Fields);
 
 const generationFields = object({ number: u32, id: uuid, firstLsn: count });
-const linkFields = object({
-  id: uuid,
-  name: text,
-  uri: text,
-  mode: oneOf('async', 'memory', 'sync'),
-  onLost: oneOf('go-on', 'block'),
-  onFull: oneOf('dcm', 'block', 'detach'),
-  resync: oneOf('auto', 'manual'),
-  resyncAllowed: flag,
-  orderedOnly: flag,
-  limitBytes: count,
-  limitSeconds: count,
-  rateBytesPerSecond: count,
-  wanted: oneOf('active', 'paused', 'detached'),
-  position: object({ baseLsn: count, logLsn: either(count, nothing) }),
-  peerId: either(uuid, nothing),
-});
+const linkFields = object(
+  {
+    id: uuid,
+    name: text,
+    uri: text,
+    mode: oneOf('async', 'memory', 'sync'),
+    onLost: oneOf('go-on', 'block'),
+    onFull: oneOf('dcm', 'block', 'detach'),
+    resync: oneOf('auto', 'manual'),
+    resyncAllowed: flag,
+    orderedOnly: flag,
+    limitBytes: count,
+    limitSeconds: count,
+    rateBytesPerSecond: count,
+    wanted: oneOf('active', 'paused', 'detached'),
+    position: object({ baseLsn: count, logLsn: either(count, nothing) }),
+    peerId: either(uuid, nothing),
+  },
+  { openRestores: object({ firstLsn: count, lastLsn: count }) },
+);
 const replicaFields = object({
   upstream: either(object({ linkId: uuid, linkName: text, memberId: uuid }), nothing),
   horizonLsn: count,

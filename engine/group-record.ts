@@ -125,6 +125,8 @@ export interface LinkRecord {
   readonly position: { readonly baseLsn: Lsn; readonly logLsn: Lsn | null };
   /** UUID of the secondary's copy of the group, once it was met. */
   readonly peerId: string | null;
+  /** Records of restores, from the first to the last of them, of which nobody knew yet whether the secondary would lack regions (rule K4). Absent: none. */
+  readonly openRestores?: { readonly firstLsn: Lsn; readonly lastLsn: Lsn };
 }
 
 /** What a secondary keeps about what it gets. */

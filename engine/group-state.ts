@@ -9,6 +9,7 @@ import type { Clock } from './clock.ts';
 import type { Disk, DiskFolder } from './disk/disk.ts';
 import { turnstile } from './disk/turnstile.ts';
 import type { GroupRecord, GroupRecordFile, NodeRecord } from './group-record.ts';
+import { Acknowledgement } from './link/acknowledgement.ts';
 import type { LinkState } from './link/link-state.ts';
 import type { Log } from './log/log.ts';
 import { PendingIndex } from './log/pending-index.ts';
@@ -102,6 +103,8 @@ export class GroupState {
   /** Snapshots that left the chain with a copy of everything. */
   readonly detached: DetachedSnapshot[] = [];
   readonly links: LinkState[] = [];
+  /** What acknowledgements wait for, beside the log here (rule K4). */
+  readonly acknowledgement: Acknowledgement;
   /** Who keeps the log from being freed, beside the checkpoint. */
   readonly logHolds = new Set<LogHold>();
   #logFloorLsn: Lsn;
@@ -127,6 +130,7 @@ export class GroupState {
     this.clock = parts.clock;
     this.log = parts.log;
     this.logReader = new LogReader(parts.log);
+    this.acknowledgement = new Acknowledgement(parts.clock, parts.log);
     this.#logFloorLsn = parts.log.tailLsn;
     this.memoryBytes = parts.memoryBytes;
     this.emit = parts.emit;

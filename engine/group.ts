@@ -98,6 +98,7 @@ export class Group {
     this.#snapshots = new Snapshots(state, recovered.effects, {
       beginLogging: () => this.#beginLogging(),
       controls: this.#controls,
+      restoreLogged: (plan, lsn) => this.links.restoreLogged(plan, lsn),
       applied: (lsn) => this.#applied(lsn),
       gaveUp: () => this.#retryNow(),
       checkRestore: (plan) => this.links.checkRestore(plan),

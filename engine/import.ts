@@ -14,7 +14,7 @@ export interface ImportResult {
   readonly bytesWritten: number;
 }
 
-/** An image may be shorter than the volume: the rest stays as it is. `progress` is told bytes. Durable when it resolves. */
+/** An image may be shorter than the volume: the rest stays as it is. `progress` is told bytes. Durable when it resolves, and where the links want it. */
 export async function importImage(
   volume: Volume,
   image: Disk,
@@ -46,5 +46,6 @@ export async function importImage(
     await clock.turn();
   }
   await volume.flush();
+  if (volume.holdsReplies) await volume.acknowledged();
   return { regionsCompared, regionsWritten, bytesWritten };
 }

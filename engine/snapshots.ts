@@ -8,6 +8,7 @@ import { turnstile } from './disk/turnstile.ts';
 import { EngineError } from './errors.ts';
 import { mapBytesOf } from './group-memory.ts';
 import type { GroupState } from './group-state.ts';
+import type { LogBatch } from './log/record.ts';
 import type { RegionRun } from './map/region-map.ts';
 import { checkName } from './names.ts';
 import { changedBetween, modifiedMap } from './snapshot/changes.ts';
@@ -46,6 +47,8 @@ export interface SnapshotsHost {
   /** Leaves direct mode if need be; when it resolves, all that was written before is durable. */
   readonly beginLogging: () => Promise<void>;
   readonly controls: ControlQueue;
+  /** The record of a restore has just been logged. */
+  readonly restoreLogged: (plan: RestorePlan, lsn: Lsn) => void;
   /** Resolves once the log is applied beyond the position. */
   readonly applied: (lsn: Lsn) => Promise<void>;
   /** Something was given up: there may be space, and there is work. */
@@ -64,6 +67,8 @@ export class Snapshots {
   /** One change at a time: each is judged by what the one before it left. */
   readonly #turns = turnstile(1);
   #busy = 0;
+  /** End of the last control record of the change under way. */
+  #loggedLsn: Lsn = 0;
 
   constructor(state: GroupState, effects: ControlEffects, host: SnapshotsHost) {
     this.#state = state;
@@ -91,7 +96,14 @@ export class Snapshots {
   async #inTurn<T>(change: () => Promise<T>): Promise<T> {
     this.#busy++;
     try {
-      return await this.#turns(change);
+      const { result, loggedLsn } = await this.#turns(async () => {
+        this.#loggedLsn = 0;
+        return { result: await change(), loggedLsn: this.#loggedLsn };
+      });
+      // Rule K4. The next change need not wait for that: the applier may be what asks for it.
+      const { acknowledgement } = this.#state;
+      if (loggedLsn > 0 && acknowledgement.isNeeded) await acknowledgement.reached(loggedLsn);
+      return result;
     } finally {
       this.#busy--;
     }
@@ -312,7 +324,8 @@ export class Snapshots {
     }));
     const undo = { id: this.#state.newId(), createdAt: this.#now(), replaces: replaced?.id ?? null };
     const { id: sourceId, imageId } = source;
-    await this.#commit({ type: 'restore', id, sourceId, imageId, undo, volumes });
+    const control: Control = { type: 'restore', id, sourceId, imageId, undo, volumes };
+    await this.#commit(control, ({ lsn }) => this.#host.restoreLogged(plan, lsn));
     const message = `restored from snapshot ${name}: ${plan.regions} regions follow in the background`;
     this.#state.emit({
       type: 'restore.started',
@@ -336,9 +349,11 @@ export class Snapshots {
   }
 
   /** Appends a control record, and waits until it is durable. Its effect at the head is there at once. */
-  async #commit(control: Control): Promise<void> {
+  async #commit(control: Control, appended: (batch: LogBatch) => void = () => {}): Promise<void> {
     this.#host.check();
-    this.#host.controls.append(control);
+    const batch = this.#host.controls.append(control);
+    this.#loggedLsn = batch.endLsn;
+    appended(batch);
     await this.#state.log.sync();
   }
 

@@ -144,6 +144,14 @@ export class Volume implements BlockDevice {
     this.#path.settle();
   }
 
+  get holdsReplies(): boolean {
+    return this.#path.holdsReplies;
+  }
+
+  async acknowledged(): Promise<void> {
+    await this.#inFlight.track(this.#path.acknowledged());
+  }
+
   /** Makes durable whatever was acknowledged before the call, on any connection. */
   async flush(): Promise<void> {
     this.#checkWritable(0, 0);

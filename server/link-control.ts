@@ -29,6 +29,8 @@ export interface LinkControl {
   verify(name: string, options: VerifyOptions): Promise<VerificationControl>;
   /** The one under way, or the last one of this run of the node. Throws `not-found`. */
   verification(name: string): VerificationControl;
+  /** The group is about to be closed: whoever waits for a link that is not in its mode is refused, and waits no longer. */
+  refuseHeld(): void;
 }
 
 export interface VerificationControl {

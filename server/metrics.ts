@@ -84,6 +84,16 @@ const GROUP_FIGURES: readonly {
     help: '1 while what is logged cannot be applied.',
     read: (group) => (group.stall === undefined ? 0 : 1),
   },
+  {
+    name: 'tidemark_links_out_of_mode',
+    help: 'Links of a group that are not in their mode, so that their policy for a lost connection holds.',
+    read: (group) => acknowledging(group).filter(({ inMode }) => !inMode).length,
+  },
+  {
+    name: 'tidemark_held_requests',
+    help: 'Requests whose acknowledgement waits for links.',
+    read: (group) => Math.max(0, ...acknowledging(group).map(({ heldRequests }) => heldRequests)),
+  },
   { name: 'tidemark_snapshots', help: 'Snapshots of a group.', read: (group) => group.snapshots.length },
   {
     name: 'tidemark_restore_regions',
@@ -113,6 +123,10 @@ const GROUP_COUNTERS: readonly {
     read: (counters) => counters.regionsRestored,
   },
 ];
+
+function acknowledging({ links }: MeasuredGroup) {
+  return (links?.views() ?? []).map((view) => view.acknowledging);
+}
 
 function restoring(group: MeasuredGroup, figure: 'done' | 'total'): number {
   const restores = group.operations.filter((operation) => operation.kind === 'restore');

@@ -210,6 +210,8 @@ export class TidemarkNode implements NodeControl {
         logger.error({ err: error }, `${what} failed`);
       }
     };
+    // What a link holds would be in flight until it comes back.
+    for (const group of this.#groups.groups.values()) group.links?.refuseHeld();
     await step('releasing the devices', () => this.#options.devices.release());
     await step('closing the NBD sessions', () => this.#server.shutdown());
     const failures = await this.#groups.close();

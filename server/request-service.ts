@@ -19,6 +19,7 @@ import type { BlockStatusExtent, ReplyTo } from '../protocol/reply.ts';
 import type { RequestParser } from '../protocol/request-parser.ts';
 import { changedExtents, type ImageOfGroup, type SelectedContext } from './contexts.ts';
 import type { Counters } from './counters.ts';
+import { HeldReplies } from './held-replies.ts';
 import type { Jobs } from './jobs.ts';
 import type { LargeBuffers } from './large-buffers.ts';
 import { BLOCK_STATUS_BYTES, MAX_EXTENTS_PER_REPLY, MAX_REGIONS_PER_REPLY } from './limits.ts';
@@ -51,6 +52,7 @@ export class RequestService {
   readonly #parts: ServiceParts;
   readonly #device: BlockDevice;
   readonly #done: (to: ReplyTo) => void;
+  readonly #held = new HeldReplies();
 
   constructor(parts: ServiceParts) {
     this.#parts = parts;
@@ -63,6 +65,11 @@ export class RequestService {
     if (!this.#unsettled) return;
     this.#device.settle();
     this.#unsettled = false;
+  }
+
+  /** The session is over: no acknowledgement is waited for any more. */
+  close(): void {
+    this.#held.close();
   }
 
   /** Serves the request at hand; the payload of a write is at `buffer[payloadAt]`, and the caller's again on return. */
@@ -78,7 +85,7 @@ export class RequestService {
         this.#write(buffer, payloadAt, offset, length, fua);
         return;
       case NBD_CMD_FLUSH:
-        this.#job(0, this.#device.flush());
+        this.#job(0, this.#acknowledged(this.#device.flush()));
         return;
       case NBD_CMD_TRIM:
         this.#job(0, this.#thenFlush(this.#device.trim(offset, length), fua));
@@ -142,7 +149,8 @@ export class RequestService {
     try {
       if (this.#device.tryWrite(buffer, payloadAt, length, offset)) {
         this.#unsettled = true;
-        if (fua) this.#job(0, this.#settledFlush());
+        if (fua) this.#job(0, this.#acknowledged(this.#settledFlush()));
+        else if (this.#device.holdsReplies) this.#job(0, this.#held.wait(this.#device.acknowledged()));
         else replies.done(parser);
         return;
       }
@@ -181,8 +189,9 @@ export class RequestService {
     const { jobs, counters } = this.#parts;
     this.bytesWritten += payload.length;
     counters.bytesWritten += payload.length;
-    const written = this.#thenFlush(this.#device.write(payload, 0, payload.length, offset), fua);
-    jobs.start(to, 0, written.finally(release), this.#done);
+    // Its memory is others' as soon as the device has it, however long the acknowledgement is held.
+    const written = this.#device.write(payload, 0, payload.length, offset).finally(release);
+    jobs.start(to, 0, this.#thenFlush(written, fua), this.#done);
   }
 
   #blockStatus(offset: number, length: number, one: boolean): void {
@@ -240,7 +249,13 @@ export class RequestService {
 
   async #thenFlush(work: Promise<void>, fua: boolean): Promise<void> {
     await work;
-    if (fua) await this.#device.flush();
+    await this.#acknowledged(fua ? this.#device.flush() : undefined);
+  }
+
+  /** After the work, as long as links hold it. Others' requests, and reads of this session, go on meanwhile. */
+  async #acknowledged(work: Promise<void> | undefined): Promise<void> {
+    await work;
+    if (this.#device.holdsReplies) await this.#held.wait(this.#device.acknowledged());
   }
 
   /** Makes a job of the request at hand. */

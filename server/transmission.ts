@@ -182,6 +182,7 @@ export class Transmission {
   close(): void {
     this.#closed = true;
     this.#jobs.close();
+    this.#service.close();
     this.#host.permits.cancel(this.#host);
     const held = this.#grantedBytes + (this.#diverted === null ? 0 : this.#permitsFor(this.#diverted.length));
     this.#grantedBytes = 0;

@@ -82,8 +82,11 @@ export class Connection {
     this.shipping = new Shipping(state, session, {
       durable: (lsn) => this.#moved(lsn),
       shipped: (bytes) => host.shipped(bytes),
+      syncsAtOnce: () => link.settings.mode === 'sync',
       full: (reason) => {
+        const isNews = this.#fullReason !== reason;
         this.#fullReason = reason;
+        if (isNews) host.changed();
       },
       failed: (error) => this.end(error),
     });
@@ -219,7 +222,10 @@ export class Connection {
   async #look(): Promise<void> {
     for (;;) {
       const eager =
-        this.#waiting > 0 || this.#peer?.heldBack != null || this.#link.restore?.path === 'pending';
+        this.#waiting > 0 ||
+        this.#peer?.heldBack != null ||
+        this.#link.restore?.path === 'pending' ||
+        (this.#link.openRestoreLsn !== undefined && this.#link.settings.mode !== 'async');
       await this.#pause(eager ? EAGER_LOOK_MS : LOOK_MS);
       await this.#ask();
     }
@@ -242,6 +248,7 @@ export class Connection {
     await this.#within(LOOK_TIMEOUT_MS, async () => {
       const peer = await this.#session.state();
       this.#peer = peer;
+      this.#link.closeRestores(peer.appliedLsn);
       this.#noteRestore(peer);
       await this.#markNeeds(peer);
     });

@@ -15,6 +15,13 @@ export interface LinkForecast {
 
 type Path = Omit<LinkForecast, 'refused'>;
 
+/** The secondary has said that it holds the snapshot, and nothing beside the record has to travel. */
+export function isCertain(link: Link, plan: RestorePlan, regionBytes: number): boolean {
+  const { id, imageId } = plan.snapshot;
+  const isHeld = link.peer?.snapshots.some((there) => there.id === id && there.imageId === imageId) === true;
+  return isHeld && pathOf(link, plan, regionBytes).path === 'by reference';
+}
+
 export function forecastOf(
   link: Link,
   plan: RestorePlan,
@@ -22,10 +29,23 @@ export function forecastOf(
   groupName: string,
 ): LinkForecast {
   const path = pathOf(link, plan, regionBytes);
-  const waits = path.path !== 'by reference' && link.link.settings.resync === 'manual';
-  const told = `it waits for tidemark resync ${groupName} --link ${path.link}`;
-  const note = waits ? [path.note, told].filter((one) => one !== undefined).join('; ') : path.note;
-  return { ...path, note, refused: plan.regions === 0 ? undefined : refusalOf(link, path, groupName) };
+  const notes = [path.note, ...(path.path === 'by reference' ? [] : notesOf(link, groupName))];
+  const note = notes.filter((one) => one !== undefined).join('; ');
+  const refused = plan.regions === 0 ? undefined : refusalOf(link, path, groupName);
+  return { ...path, note: note === '' ? undefined : note, refused };
+}
+
+/** What it means that regions have to be copied. */
+function notesOf({ link }: Link, groupName: string): string[] {
+  const { name, resync, mode, onLost } = link.settings;
+  const notes = resync === 'manual' ? [`it waits for tidemark resync ${groupName} --link ${name}`] : [];
+  if (mode === 'async') return notes;
+  if (onLost === 'block')
+    return [
+      ...notes,
+      `writers are held until the resync is over: the link is not in mode ${mode} meanwhile, and blocks`,
+    ];
+  return [...notes, `writers go on during the resync: the link is not in mode ${mode} meanwhile`];
 }
 
 function pathOf(link: Link, plan: RestorePlan, regionBytes: number): Path {

@@ -51,7 +51,7 @@ export function changed(settings: LinkSettings, changes: LinkChanges | Partial<L
   return { ...settings, ...Object.fromEntries(entries) };
 }
 
-/** Throws `invalid`, and `unsupported` for a mode that is not there yet. */
+/** Throws `invalid`. */
 export function checkSettings(settings: LinkSettings): void {
   const refuse = (what: string): never => {
     throw new EngineError('invalid', `link ${settings.name}: ${what}`);
@@ -59,18 +59,30 @@ export function checkSettings(settings: LinkSettings): void {
   if (settings.uri === '') refuse('it needs a URI');
   if (!['async', 'memory', 'sync'].includes(settings.mode))
     refuse(`${JSON.stringify(settings.mode)} is no mode: take "async", "memory" or "sync"`);
-  if (settings.mode !== 'async')
-    throw new EngineError(
-      'unsupported',
-      `link ${settings.name}: mode ${settings.mode} is not there yet: take "async"`,
-    );
   if (!['go-on', 'block'].includes(settings.onLost))
     refuse(`${JSON.stringify(settings.onLost)} is no policy for a lost connection: take "go-on" or "block"`);
   if (!['dcm', 'block', 'detach'].includes(settings.onFull))
     refuse(`${JSON.stringify(settings.onFull)} is no policy for a full log: take "dcm", "block" or "detach"`);
   if (!['auto', 'manual'].includes(settings.resync))
     refuse(`${JSON.stringify(settings.resync)} is no policy for a resync: take "auto" or "manual"`);
+  if (settings.onFull === 'detach' && isBlocking(settings))
+    refuse(
+      'with --on-lost block it cannot detach itself, which would hold all writers until somebody comes: take --on-full dcm or block',
+    );
   const { limitBytes, limitSeconds, rateBytesPerSecond } = settings;
   for (const [what, value] of Object.entries({ limitBytes, limitSeconds, rateBytesPerSecond }))
     if (!Number.isSafeInteger(value) || value < 0) refuse(`${what} of ${value} cannot be`);
+}
+
+/** Whether it holds writers while it is not in its mode. */
+function isBlocking({ mode, onLost }: LinkSettings): boolean {
+  return mode !== 'async' && onLost === 'block';
+}
+
+/** Nobody is to hold all writers without having said so. Throws `in-use` for a link that is stopped, and blocks. */
+export function checkHolding(settings: LinkSettings): void {
+  const { name, wanted } = settings;
+  if (wanted === 'active' || !isBlocking(settings)) return;
+  const what = `link ${name} would hold all writers while it is ${wanted}: let them go on first (link set --on-lost go-on), or resume it`;
+  throw new EngineError('in-use', what);
 }

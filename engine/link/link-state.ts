@@ -14,7 +14,7 @@ import type { Lsn, RegionIndex } from '../units.ts';
 import type { Dcm } from './dcm.ts';
 
 /** What its operator says of it. */
-export type LinkSettings = Omit<LinkRecord, 'id' | 'position' | 'peerId'>;
+export type LinkSettings = Omit<LinkRecord, 'id' | 'position' | 'peerId' | 'openRestores'>;
 
 /** Which way a restore takes to a secondary (Fig. 5): it is not known yet; its record alone; regions that the secondary asks for; marks in the DCM. */
 export type RestorePath = 'pending' | 'by reference' | 'by regions' | 'marked';
@@ -35,13 +35,16 @@ export class LinkState implements ChangeTracker, LogHold {
   roundId: string | undefined;
   /** The last restore that came through the log. */
   restore: LinkRestore | undefined;
+  #openRestores: LinkRecord['openRestores'];
+  #metLsn: Lsn = 0;
   #baseLsn: Lsn;
   #logLsn: Lsn | null;
   #heldLsn: Lsn | null;
 
   /** Log below `floorLsn` is not kept any more. */
   constructor(record: LinkRecord, dcm: Dcm, floorLsn: Lsn) {
-    const { id, position, peerId, ...settings } = record;
+    const { id, position, peerId, openRestores, ...settings } = record;
+    this.#openRestores = openRestores;
     this.id = id;
     this.settings = settings;
     this.peerId = peerId;
@@ -69,9 +72,47 @@ export class LinkState implements ChangeTracker, LogHold {
     return this.#heldLsn;
   }
 
+  /** Below it everything was where the link's mode wants it, at a time when it was in it (rule K4). */
+  get metLsn(): Lsn {
+    return this.#metLsn;
+  }
+
+  /** All below `lsn` is where its mode wants it. What comes after a restore that is open is not, as long as it may turn out to be of no use there. */
+  met(lsn: Lsn): void {
+    this.#metLsn = Math.max(this.#metLsn, Math.min(lsn, this.openRestoreLsn ?? lsn));
+  }
+
+  /** Nothing is known any more to be where its mode wants it. */
+  unmet(): void {
+    this.#metLsn = 0;
+  }
+
+  /** The record of a restore of which nobody knows yet which way it takes: the secondary may lack regions when it comes there. */
+  get openRestoreLsn(): Lsn | undefined {
+    return this.#openRestores?.firstLsn;
+  }
+
+  /** A restore is logged of which that is not known. The group's record has it with the checkpoint behind it. */
+  openRestore(lsn: Lsn): void {
+    this.#openRestores = { firstLsn: this.#openRestores?.firstLsn ?? lsn, lastLsn: lsn };
+  }
+
+  /** After a start the log ends at `endLsn`: what was beyond never was. */
+  cutRestores(endLsn: Lsn): void {
+    const open = this.#openRestores;
+    if (open === undefined || open.lastLsn < endLsn) return;
+    this.#openRestores = open.firstLsn < endLsn ? { ...open, lastLsn: endLsn - 1 } : undefined;
+  }
+
+  /** The secondary has applied everything below `lsn`, and has said what it needs for that. */
+  closeRestores(lsn: Lsn): void {
+    if (this.#openRestores !== undefined && this.#openRestores.lastLsn < lsn) this.#openRestores = undefined;
+  }
+
   record(): LinkRecord {
     const position = { baseLsn: this.#baseLsn, logLsn: this.#logLsn };
-    return { id: this.id, ...this.settings, position, peerId: this.peerId };
+    const record = { id: this.id, ...this.settings, position, peerId: this.peerId };
+    return this.#openRestores === undefined ? record : { ...record, openRestores: this.#openRestores };
   }
 
   /** The secondary has everything below `lsn` durably, and gets what follows through the log, which is kept from there on. */
@@ -128,6 +169,7 @@ export class LinkState implements ChangeTracker, LogHold {
 
   markAll(): void {
     this.dcm.markAll();
+    this.unmet();
     if (this.restore?.maps !== undefined) this.restore = { ...this.restore, maps: undefined };
   }
 

@@ -1,6 +1,7 @@
 /** A link as people see it. */
 import type { GroupState } from '../group-state.ts';
 import { LOG_SECTOR_BYTES, type Lsn } from '../units.ts';
+import type { ModeStanding } from './acknowledgement.ts';
 import type { Connection } from './connection.ts';
 import type { LinkSettings, LinkState, RestorePath } from './link-state.ts';
 
@@ -36,6 +37,8 @@ export interface LinkView extends Omit<Readonly<LinkSettings>, 'resyncAllowed'>,
   readonly peer:
     | { readonly appliedLsn: Lsn; readonly endLsn: Lsn; readonly resyncing: boolean; readonly needs: number }
     | undefined;
+  /** Whether it is in its mode, and who waits for it (rule K4). */
+  readonly acknowledging: ModeStanding;
   /** Which way the last restore took. */
   readonly lastRestore: { readonly lsn: Lsn; readonly path: RestorePath } | undefined;
 }
@@ -47,6 +50,7 @@ export interface LinkFacts {
   readonly retryInMs: number | undefined;
   readonly ageMs: number;
   readonly lagRecords: number | undefined;
+  readonly acknowledging: ModeStanding;
   readonly counters: LinkCounters;
   readonly rates: LinkRates;
 }
@@ -85,6 +89,7 @@ export function viewOf(state: GroupState, link: LinkState, facts: LinkFacts): Li
       resyncing: peer.resyncing,
       needs: peer.needs,
     },
+    acknowledging: facts.acknowledging,
     lastRestore: restore && { lsn: restore.lsn, path: restore.path },
     ...counters,
   };

@@ -106,6 +106,10 @@ export class Link {
     return this.verification;
   }
 
+  get connection(): Connection | undefined {
+    return this.#connection;
+  }
+
   /** What the secondary said last, while it is connected. */
   get peer(): PeerState | undefined {
     return this.#connection?.peer;
@@ -120,6 +124,7 @@ export class Link {
       retryInMs: this.#retry === undefined ? undefined : Math.max(0, this.#retryAtMs - nowMs),
       ageMs: this.#host.ageMs(heldLsn ?? baseLsn),
       lagRecords: this.#host.recordsFrom(logLsn ?? baseLsn),
+      acknowledging: this.#state.acknowledgement.standingOf(this),
       counters: this.counters,
       rates: {
         loggedBytes: this.#host.loggedBytesPerSecond(),
@@ -225,14 +230,14 @@ export class Link {
     await work;
   }
 
-  tell(what: string, message: string, data: Readonly<Record<string, unknown>> = {}): void {
+  readonly tell = (what: string, message: string, data: Readonly<Record<string, unknown>> = {}): void => {
     const { name } = this.link.settings;
     this.#state.emit({
       type: `link.${what}`,
       message: `link ${name}: ${message}`,
       data: { link: name, ...data },
     });
-  }
+  };
 
   /** Ends the connection, or the wait for the next try. */
   #reconnect(why: string): void {
@@ -301,6 +306,7 @@ export class Link {
       await connection.run();
     } finally {
       this.#connection = undefined;
+      this.#state.acknowledgement.moved();
       this.#changes.changed();
     }
   }
@@ -322,6 +328,7 @@ export class Link {
         if (this.#connection?.isStreaming === true) this.#failures = 0;
         this.counters.bytesShipped += bytes;
         this.#shippedBytes.add(bytes, this.#state.clock.nowMs());
+        this.#state.acknowledgement.moved();
       },
       moved: (regions, bytes) => {
         this.#failures = 0;

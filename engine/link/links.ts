@@ -16,10 +16,17 @@ import type { Snapshot } from '../snapshot/control-effects.ts';
 import type { RestorePlan } from '../snapshots.ts';
 import { LOG_SECTOR_BYTES, type Lsn } from '../units.ts';
 import { Dcm } from './dcm.ts';
-import { forecastOf, type LinkForecast } from './forecast.ts';
+import { forecastOf, isCertain, type LinkForecast } from './forecast.ts';
 import { LagMarks } from './lag.ts';
 import { Link, type LinkHost } from './link.ts';
-import { changed, checkSettings, type LinkChanges, type LinkSpec, settingsOf } from './link-settings.ts';
+import {
+  changed,
+  checkHolding,
+  checkSettings,
+  type LinkChanges,
+  type LinkSpec,
+  settingsOf,
+} from './link-settings.ts';
 import { type LinkSettings, LinkState } from './link-state.ts';
 import type { LinkView } from './link-view.ts';
 import { type Announcement, type PeerConnector, REPLICATION_PROTOCOL, type ToldSnapshot } from './peer.ts';
@@ -71,7 +78,14 @@ export class Links {
     const { endLsn, recordCount } = state.log;
     this.#counts = new RecordCounts(endLsn, recordCount);
     this.#loggedLsn = endLsn;
-    for (const link of state.links) this.#links.push(this.#linkOf(link));
+    for (const link of state.links) {
+      link.cutRestores(state.log.endLsn);
+      // Of those that the group's record had not come to nobody remembers what was known of them.
+      for (const { applied, lsn } of state.chain.restores) if (!applied) link.openRestore(lsn);
+      this.#links.push(this.#linkOf(link));
+    }
+    state.acknowledgement.links = this.#links;
+    state.acknowledgement.changed();
   }
 
   /** Whether a change is under way, so that the group has to go on logging. */
@@ -97,6 +111,11 @@ export class Links {
     // Whoever changes something now is the last one.
     await this.#turns(async () => {});
     await Promise.all(this.#links.map((link) => link.close()));
+  }
+
+  /** The group is about to be closed: who waits for a link that is not in its mode is refused, now and from now on. */
+  refuseHeld(): void {
+    this.#state.acknowledgement.close();
   }
 
   /** More of the log is durable. */
@@ -138,6 +157,7 @@ export class Links {
       const state = await this.#create(spec);
       const link = this.#linkOf(state);
       this.#links.push(link);
+      this.#state.acknowledgement.changed();
       link.tell('added', `it leads to ${spec.uri}`, { regions: state.dcm.count });
       link.start();
       this.#watch();
@@ -173,7 +193,9 @@ export class Links {
   set(name: string, changes: LinkChanges): Promise<LinkView> {
     return this.#inTurn(async () => {
       const link = this.#require(name);
-      checkSettings(changed(link.link.settings, changes));
+      const settings = changed(link.link.settings, changes);
+      checkSettings(settings);
+      checkHolding(settings);
       await this.#configure(link, changes);
       return link.view;
     });
@@ -196,6 +218,7 @@ export class Links {
   #want(name: string, wanted: LinkSettings['wanted']): Promise<LinkView> {
     return this.#inTurn(async () => {
       const link = this.#require(name);
+      checkHolding({ ...link.link.settings, wanted });
       await this.#configure(link, { wanted });
       return link.view;
     });
@@ -205,6 +228,12 @@ export class Links {
   forecastRestore(plan: RestorePlan): LinkForecast[] {
     const { name } = this.#state.record;
     return this.#links.map((link) => forecastOf(link, plan, this.#state.regionBytes, name));
+  }
+
+  /** The record of a restore has just been logged: what comes after it is where a link's mode wants it once it is known which way that takes (rule K4). */
+  restoreLogged(plan: RestorePlan, lsn: Lsn): void {
+    for (const link of this.#links)
+      if (!isCertain(link, plan, this.#state.regionBytes)) link.link.openRestore(lsn);
   }
 
   /** Throws `in-use` where a restore would have to be refused without force, as things stand ([0079]). */
@@ -274,10 +303,12 @@ export class Links {
         // It is still there, and goes on.
         const again = this.#linkOf(link.link);
         this.#links[this.#links.indexOf(link)] = again;
+        this.#state.acknowledgement.changed();
         again.start();
         throw error;
       }
       this.#links.splice(this.#links.indexOf(link), 1);
+      this.#state.acknowledgement.changed();
       link.tell('removed', 'it was removed');
       this.#host.freed();
       await link.link.dcm.close();
@@ -301,13 +332,19 @@ export class Links {
 
   async #configure(link: Link, changes: Partial<LinkSettings>): Promise<void> {
     const state = link.link;
+    // From here on it is what status shows, and what acknowledgements wait for.
+    const become = (next: LinkSettings): void => {
+      if (state.settings.mode !== next.mode) state.unmet();
+      state.settings = next;
+      this.#state.acknowledgement.changed();
+    };
     const before = await this.#state.lane(async () => {
       const old = state.settings;
-      state.settings = changed(old, changes);
+      become(changed(old, changes));
       try {
         await this.#state.writeRecord(this.#state.checkpointLsn);
       } catch (error) {
-        state.settings = old;
+        become(old);
         throw error;
       }
       return old;
@@ -359,8 +396,8 @@ export class Links {
   }
 
   #linkHost(): LinkHost {
-    const { connector, applied, appliedLsn, freed, changed, bug } = this.#host;
-    const { record, clock } = this.#state;
+    const { connector, applied, appliedLsn, freed, bug } = this.#host;
+    const { record, clock, acknowledgement } = this.#state;
     return {
       connector: connector ?? nowhere,
       groupName: record.name,
@@ -368,7 +405,10 @@ export class Links {
       applied,
       appliedLsn,
       freed,
-      changed,
+      changed: () => {
+        acknowledgement.moved();
+        this.#host.changed();
+      },
       bug,
       otherPeers: (link) =>
         this.#state.links.flatMap(({ id, peerId, settings }) =>

@@ -14,6 +14,8 @@ const APPEND_BYTES = 1 * MIB;
 const RING_SHARE = 1 / 4;
 /** Under way at most, and what is sent before it is synced there at the latest, in bytes. */
 const FLIGHT_BYTES = 8 * MIB;
+/** A secondary that lacks so little of the log has caught up, in bytes. */
+const CAUGHT_UP_BYTES = 1 * MIB;
 /** A secondary that has no room is asked again after so long; it doubles up to the second as long as nothing gets through. */
 const FIRST_RETRY_MS = 50;
 const LAST_RETRY_MS = 1000;
@@ -22,6 +24,8 @@ export interface ShippingHooks {
   /** The secondary has everything below `lsn` durably. */
   readonly durable: (lsn: Lsn) => void;
   readonly shipped: (bytes: number) => void;
+  /** Somebody waits for all that it gets to be durable there. */
+  readonly syncsAtOnce: () => boolean;
   /** It has no room, or has some again. */
   readonly full: (reason: string | undefined) => void;
   /** The connection is of no more use. */
@@ -48,6 +52,7 @@ export class Shipping {
   /** An append was refused. Those behind it do not follow what is there, so that nothing is to be learnt from what becomes of them. */
   #refusal: { readonly error: unknown } | undefined;
   #retryMs = FIRST_RETRY_MS;
+  #isCaughtUp = false;
   readonly #appends = new Set<Promise<void>>();
 
   constructor(state: GroupState, session: PeerSession, hooks: ShippingHooks) {
@@ -64,6 +69,21 @@ export class Shipping {
     return !this.#stopped;
   }
 
+  /** Up to where the secondary has the log, though a power cut there may take it. */
+  get receivedLsn(): Lsn {
+    return this.#receivedLsn;
+  }
+
+  /** Whether it has come near the end of the log since it began, since the last limit, and since it last had no room. It is so until then, however fast the log grows. */
+  get isCaughtUp(): boolean {
+    return this.#isCaughtUp;
+  }
+
+  #lookWhetherCaughtUp(): void {
+    this.#isCaughtUp ||=
+      (this.#state.log.durableLsn - this.#receivedLsn) * LOG_SECTOR_BYTES <= CAUGHT_UP_BYTES;
+  }
+
   /** Up to where the secondary has the log durably. */
   get durableLsn(): Lsn {
     return this.#durableLsn;
@@ -76,6 +96,8 @@ export class Shipping {
 
   lift(): void {
     this.#limitLsn = Number.POSITIVE_INFINITY;
+    this.#isCaughtUp = false;
+    this.#lookWhetherCaughtUp();
     this.poke();
   }
 
@@ -85,6 +107,8 @@ export class Shipping {
     this.#sentLsn = fromLsn;
     this.#receivedLsn = fromLsn;
     this.#durableLsn = fromLsn;
+    this.#isCaughtUp = false;
+    this.#lookWhetherCaughtUp();
     this.#stopped = false;
     this.#running = this.#run().catch((error: unknown) => {
       this.#stopped = true;
@@ -149,9 +173,10 @@ export class Shipping {
     this.#retryMs = FIRST_RETRY_MS;
     this.#hooks.full(undefined);
     this.#receivedLsn = Math.max(this.#receivedLsn, endLsn);
+    this.#lookWhetherCaughtUp();
     this.#hooks.shipped(bytes.length);
     const unsynced = (this.#receivedLsn - this.#durableLsn) * LOG_SECTOR_BYTES;
-    if (unsynced >= FLIGHT_BYTES || endLsn === this.#sentLsn) this.#syncSoon();
+    if (unsynced >= FLIGHT_BYTES || endLsn === this.#sentLsn || this.#hooks.syncsAtOnce()) this.#syncSoon();
   }
 
   /** One at a time: it covers what was received before, and is followed by another where more has come. */
@@ -193,6 +218,7 @@ export class Shipping {
       this.#fail(error);
       return;
     }
+    this.#isCaughtUp = false;
     this.#hooks.full(error.message);
     this.#syncSoon();
     await this.#pause(this.#retryMs);

@@ -35,6 +35,7 @@ export class WritePath {
   readonly #waiting: Waiter[] = [];
   readonly #notice: FullNotice;
   #failure: EngineError | undefined;
+  readonly #settleNow = (): void => this.settle();
   /** A batch has begun: the applier will come to it. */
   onBatch: (batch: LogBatch) => void = () => {};
   #newest: LogBatch | undefined;
@@ -69,6 +70,7 @@ export class WritePath {
   /** No write is taken from here on: neither logged, nor direct. */
   fail(error: EngineError): void {
     this.#failure ??= error;
+    this.#state.acknowledgement.fail(error);
     this.#notice.stop();
     this.wake();
   }
@@ -165,6 +167,16 @@ export class WritePath {
       // The log says why, and has told the group.
     }
     this.#check();
+  }
+
+  /** Whether what is logged waits for more than `settle` before it may be acknowledged (rule K4). Not so in direct mode: links need the log. */
+  get holdsReplies(): boolean {
+    return this.#state.acknowledgement.isNeeded;
+  }
+
+  /** Resolves when everything logged before may be acknowledged: settled, and where the links want it. Rejects with `unavailable`. */
+  acknowledged(): Promise<void> {
+    return this.#state.acknowledgement.settled(this.#settleNow);
   }
 
   /** Everything that was acknowledged is durable when it resolves. */

@@ -84,6 +84,13 @@ export class SnapshotVolume implements BlockDevice {
     // Nothing is taken that a killed process could lose.
   }
 
+  /** What is written is this node's alone, and in no log (rule S3): no link has a word in it. */
+  readonly holdsReplies = false;
+
+  acknowledged(): Promise<void> {
+    return Promise.resolve();
+  }
+
   async flush(): Promise<void> {
     this.#checkWritable();
     await this.#sync(this.#snapshot().parts[this.#volume.index]?.modified);

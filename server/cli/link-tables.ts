@@ -56,6 +56,7 @@ function formatTime(seconds: number | null): string {
 function notesOf(link: LinkStatus): string[] {
   const notes: string[] = [];
   if (link.reason !== null) notes.push(link.reason);
+  if (!link.inMode) notes.push(modeNote(link));
   if (link.waitsFor !== null) notes.push(`waits for ${link.waitsFor}`);
   if (link.lastRestore !== null) {
     const { lsn, path } = link.lastRestore;
@@ -68,6 +69,15 @@ function notesOf(link: LinkStatus): string[] {
   if (link.resync === 'manual') notes.push('it is resynced by hand');
   if (link.orderedOnly) notes.push('it takes restores in the order of the log only');
   return notes;
+}
+
+/** What its policy does meanwhile. */
+function modeNote(link: LinkStatus): string {
+  const why = `NOT IN MODE ${link.mode}: ${link.notInModeBecause ?? 'for no known reason'}`;
+  if (link.onLost === 'go-on') return `${why}, and writers go on as if it were async`;
+  const { heldRequests, heldSeconds } = link;
+  const since = heldRequests === 0 ? 'none wait' : `${heldRequests} wait, for ${heldSeconds.toFixed(1)} s`;
+  return `${why}, and WRITERS ARE HELD (${since})`;
 }
 
 export function formatReplica(group: string, replica: ReplicaStatus): string {

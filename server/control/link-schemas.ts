@@ -44,6 +44,13 @@ export const LinkStatus = Type.Object({
     Type.Literal('detached'),
     Type.Literal('failed'),
   ]),
+  inMode: Type.Boolean({ description: 'acknowledgements wait for it as its mode has it; else onLost holds' }),
+  notInModeBecause: nullable(Type.String()),
+  heldRequests: Type.Integer({
+    minimum: 0,
+    description: 'whose acknowledgements wait for it now, in its mode or not',
+  }),
+  heldSeconds: Type.Number({ minimum: 0, description: 'for how long the oldest of these has' }),
   reason: nullable(Type.String()),
   waitsFor: nullable(Type.String({ description: 'what has to happen for it to go on' })),
   lagBytes: Count,

@@ -39,6 +39,12 @@ export abstract class ReplicationDevice implements BlockDevice {
     // Nothing is taken at once.
   }
 
+  readonly holdsReplies = false;
+
+  acknowledged(): Promise<void> {
+    return Promise.resolve();
+  }
+
   flush(): Promise<void> {
     return refused('this export has nothing to flush');
   }

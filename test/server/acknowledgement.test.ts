@@ -63,3 +63,61 @@ t.test('what cannot be settled is not acknowledged: the connection ends with the
   other.send(requestBytes({ type: nbd.NBD_CMD_READ, cookie: 9n, length: 1 }));
   t.strictSame(await other.reply(), { error: 0, cookie: 9n }, 'readers go on');
 });
+
+/** A device whose acknowledgements wait until the returned function is called. */
+async function serveHolding(t: Parameters<typeof serveGroup>[0]) {
+  const { device, server } = await serveFake(t);
+  let release = () => {};
+  device.hold = new Promise((resolve) => {
+    release = resolve;
+  });
+  return { device, server, release };
+}
+
+t.test(
+  'what links hold is answered when they let it; reads, and other requests, are taken meanwhile',
+  async (t) => {
+    const { device, server, release } = await serveHolding(t);
+    const session = await RawSession.open(server);
+    session.send(
+      Buffer.concat([
+        write(1n),
+        write(2n, nbd.NBD_CMD_FLAG_FUA),
+        requestBytes({ type: nbd.NBD_CMD_FLUSH, cookie: 3n }),
+        requestBytes({ type: nbd.NBD_CMD_TRIM, cookie: 4n, length: 512 }),
+        requestBytes({ type: nbd.NBD_CMD_READ, cookie: 9n, length: 1 }),
+      ]),
+    );
+    t.strictSame(await session.reply(), { error: 0, cookie: 9n }, 'the read alone');
+    t.strictSame(await session.take(1), Buffer.of(0));
+    t.equal(device.steps.filter((step) => step === 'tryWrite').length, 2);
+    t.equal(server.server.sessions()[0]?.inFlight, 4);
+    release();
+    const answered = [];
+    for (let count = 0; count < 4; count++) answered.push((await session.reply()).cookie);
+    t.strictSame(answered.sort(), [1n, 2n, 3n, 4n]);
+  },
+);
+
+t.test('a large write gives its memory back before it is acknowledged', async (t) => {
+  const { server, release } = await serveHolding(t);
+  const session = await RawSession.open(server);
+  const payload = Buffer.alloc(512 * 1024, 1);
+  session.send(requestBytes({ type: nbd.NBD_CMD_WRITE, cookie: 1n }, payload));
+  await until(() => server.server.sessions()[0]?.bytesWritten === payload.length);
+  await until(() => server.server.permits.freeBytes === server.server.permits.totalBytes);
+  t.equal(server.server.sessions()[0]?.inFlight, 1);
+  release();
+  t.strictSame(await session.reply(), { error: 0, cookie: 1n });
+});
+
+t.test('who goes while he is held leaves no place taken', async (t) => {
+  const { server, release } = await serveHolding(t);
+  const session = await RawSession.open(server);
+  session.send(Buffer.concat([write(1n), write(2n), requestBytes({ type: nbd.NBD_CMD_FLUSH, cookie: 3n })]));
+  await until(() => server.server.sessions()[0]?.inFlight === 3);
+  session.socket.destroy();
+  await until(() => server.server.connectionCount === 0);
+  release();
+  t.equal(server.server.connectionCount, 0);
+});

@@ -150,7 +150,14 @@ t.test('status tells where a link stands, and what it waits for', async (t) => {
     /LINK +TO .*\ng:a +nbd\+unix:.* async +resync +3 MiB +7 +2\.3 +16 +5 MiB +4 \(16 KiB\) +2 MiB\/s +4 min\nlink a: the log did not reach back; waits for the secondary to hold; the restore at LSN 99 went by reference/,
   );
   t.match((await node.client.group('g')).links, [
-    { name: 'a', state: 'resync', position: { baseLsn: 0, logLsn: null }, lagRecords: 7, secondsLeft: 239.5 },
+    {
+      name: 'a',
+      state: 'resync',
+      inMode: true,
+      position: { baseLsn: 0, logLsn: null },
+      lagRecords: 7,
+      secondsLeft: 239.5,
+    },
   ]);
   links.change('a', {
     state: 'streaming',
@@ -168,6 +175,20 @@ t.test('status tells where a link stands, and what it waits for', async (t) => {
   links.change('a', { secondsLeft: 12.1 });
   await says('link list g', / 13 s\n/);
   t.match((await node.client.links('g'))[0], { lagRecords: null, shippedBytesPerSecond: null });
+  const acknowledging = { inMode: false, reason: 'it is not connected', heldRequests: 3, heldSeconds: 2.04 };
+  links.change('a', { mode: 'sync', acknowledging });
+  await says('status g', /NOT IN MODE sync: it is not connected, and writers go on as if it were async/);
+  links.change('a', { onLost: 'block' });
+  await says(
+    'status g',
+    /NOT IN MODE sync: it is not connected, and WRITERS ARE HELD \(3 wait, for 2\.0 s\)/,
+  );
+  t.match((await node.client.links('g'))[0], {
+    inMode: false,
+    notInModeBecause: 'it is not connected',
+    heldRequests: 3,
+    heldSeconds: 2.04,
+  });
 });
 
 t.test('what no link can be is refused, and leaves nothing behind', async (t) => {

@@ -1,8 +1,13 @@
 /** What can be simulated: one node, or several. All that draws, runs and shortens plans is the same for both. */
 import { ALL_OPERATIONS, generate, type Preferences } from './generate.ts';
 import type { Operation, OperationName, Plan } from './plan.ts';
-import { ALL_CLUSTER_OPERATIONS, type ClusterPreferences, generateCluster } from './replication/generate.ts';
-import type { ClusterOperationName, ClusterPlan } from './replication/plan.ts';
+import {
+  ALL_CLUSTER_OPERATIONS,
+  type ClusterPreferences,
+  type DrawnName,
+  generateCluster,
+} from './replication/generate.ts';
+import type { ClusterPlan } from './replication/plan.ts';
 import { runClusterPlan } from './replication/run-plan.ts';
 import { type Outcome, runPlan } from './run-plan.ts';
 
@@ -46,12 +51,7 @@ export const oneNode: Game<Plan> = {
 export const severalNodes: Game<ClusterPlan> = {
   operations: ALL_CLUSTER_OPERATIONS,
   generate: (seed, operations, length, prefer) =>
-    generateCluster(
-      seed,
-      operations as readonly ClusterOperationName[],
-      length,
-      prefer as ClusterPreferences,
-    ),
+    generateCluster(seed, operations as readonly DrawnName[], length, prefer as ClusterPreferences),
   run: runClusterPlan,
   *simpler(operation): Generator<ClusterPlan['operations'][number]> {
     if (operation.steps > 0) yield { ...operation, steps: 0 };

@@ -11,6 +11,8 @@ const SMALL_LIMIT = {
   applyDelaySeconds: 0,
 } as const;
 
+const BLOCKING = { ...SMALL_LIMIT, mode: 'sync', onLost: 'block', limitBytes: 0 } as const;
+
 export const LINK_MUTANTS: readonly Mutant[] = [
   {
     name: 'a link ships what is not durable on its primary',
@@ -24,6 +26,72 @@ export const LINK_MUTANTS: readonly Mutant[] = [
       ),
     ],
     prefer: { weights: { crash: 8, flush: 0 } },
+    maxRuns: 3000,
+  },
+  {
+    name: 'a sync link acknowledges what its secondary has received',
+    rule: 'K4',
+    cluster: true,
+    edits: [
+      edit(
+        'link/acknowledgement.ts',
+        "link.met(mode === 'sync' ? durableLsn : receivedLsn);",
+        'link.met(receivedLsn);',
+      ),
+    ],
+    prefer: { plan: { secondaries: [BLOCKING] } },
+    maxRuns: 500,
+  },
+  {
+    name: 'one of two links is enough',
+    rule: 'K4',
+    cluster: true,
+    edits: [
+      edit('link/acknowledgement.ts', 'least = Math.min(least, limitOf(link));', 'least = limitOf(link);'),
+    ],
+    prefer: { plan: { secondaries: [BLOCKING, SMALL_LIMIT] } },
+    maxRuns: 500,
+  },
+  {
+    name: 'a link that is lost holds nobody',
+    rule: 'K4',
+    cluster: true,
+    edits: [
+      edit(
+        'link/acknowledgement.ts',
+        "if (onLost === 'go-on' && whyNotInMode(of) !== undefined) return ALL;",
+        'if (whyNotInMode(of) !== undefined) return ALL;',
+      ),
+    ],
+    prefer: { plan: { secondaries: [BLOCKING] }, weights: { cut: 8 } },
+    maxRuns: 500,
+  },
+  {
+    name: 'a link counts as streaming while its secondary lacks regions',
+    rule: 'K4',
+    cluster: true,
+    edits: [
+      edit(
+        'link/acknowledgement.ts',
+        'return connection?.isStreaming === true && connection.peer?.needs === 0;',
+        'return connection !== undefined;',
+      ),
+    ],
+    prefer: { plan: { secondaries: [BLOCKING] }, weights: { check: 30, restore: 12, 'snapshot-write': 8 } },
+    maxRuns: 3000,
+  },
+  {
+    name: 'what is logged behind a restore counts before it is known whether the secondary lacks regions',
+    rule: 'K4',
+    cluster: true,
+    edits: [
+      edit(
+        'link/link-state.ts',
+        'Math.max(this.#metLsn, Math.min(lsn, this.openRestoreLsn ?? lsn))',
+        'Math.max(this.#metLsn, lsn)',
+      ),
+    ],
+    prefer: { plan: { secondaries: [BLOCKING] }, weights: { check: 30, restore: 12, 'snapshot-write': 8 } },
     maxRuns: 3000,
   },
   {

@@ -66,6 +66,7 @@ async function checkSecondary(cluster: Cluster, node: SimNode): Promise<void> {
   const shown = group?.replica?.shows;
   // Another look may end before this one, and have seen what came later.
   const { shownAt } = node;
+  const promised = cluster.promises.of(node.number).state;
   if (group === undefined || before === undefined) return;
   const found = await readAll(
     cluster,
@@ -85,6 +86,12 @@ async function checkSecondary(cluster: Cluster, node: SimNode): Promise<void> {
     );
   }
   showsOneState(cluster, node, found);
+  // What it shows now is all that it has, until the rest has come.
+  if (before.resyncing && history.find(found, promised) === undefined)
+    throw new Violation(
+      '1 (K4)',
+      `node ${node.number} lacks regions, and shows ${node.shownAt}; state ${promised} was acknowledged`,
+    );
 }
 
 /** What a secondary shows while it stands still is one state, and none before the one that it showed last. */

@@ -11,6 +11,7 @@ import { LocalImages } from './local-snapshots.ts';
 import { Network } from './network.ts';
 import { SimNode } from './node.ts';
 import type { ClusterPlan } from './plan.ts';
+import { Promises } from './promises.ts';
 
 const SECTOR_BYTES = 512;
 /** What has not come about after that many steps never will. */
@@ -29,6 +30,7 @@ export class Cluster {
   readonly nodes: readonly SimNode[];
   readonly history: History;
   readonly trace: string[] | undefined;
+  readonly promises = new Promises(this);
   /** Writes made so far through snapshots of secondaries: by node and snapshot, a map of cells for each volume. */
   readonly ownWrites = new Map<string, Map<number, number>[]>();
   readonly localImages = new LocalImages();
@@ -190,8 +192,8 @@ export class Cluster {
   describe(): string {
     const links = this.group?.links.views() ?? [];
     const shown = links.map(
-      ({ name, state, reason, dcmRegions, lagBytes }) =>
-        `${name} ${state} (${reason ?? '-'}), ${dcmRegions} regions, ${lagBytes} bytes`,
+      ({ name, mode, state, reason, acknowledging, dcmRegions, lagBytes }) =>
+        `${name} ${mode} ${state} (${reason ?? acknowledging.reason ?? '-'}), ${dcmRegions} regions, ${lagBytes} bytes, ${acknowledging.heldRequests} held`,
     );
     const peers = this.secondaries.map((node) => {
       const state = node.port?.state();
@@ -273,6 +275,7 @@ export class Cluster {
     // A full ring shortens a delay, and so does an operator.
     for (const node of this.secondaries)
       if (node.thaws > 0 || node.group?.replica?.wantsRoom === true) node.shortenedTo = history.now;
+    this.promises.look();
     if (group === undefined) return;
     for (const view of group.snapshots) {
       const known = history.snapshots.get(view.imageId);

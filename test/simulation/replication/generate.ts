@@ -3,14 +3,23 @@ import { Random } from '../../fixtures/random.ts';
 import { CELL_BYTES } from '../cells.ts';
 import { FIRST_LSNS, nameDrawer, volumeSize } from '../drawing.ts';
 import { REGION_BYTES } from '../plan.ts';
-import type { ClusterOperation, ClusterOperationName, ClusterPlan, SecondaryPlan } from './plan.ts';
+import type {
+  ClusterOperation,
+  ClusterOperationName,
+  ClusterPlan,
+  LinkMode,
+  OnLost,
+  SecondaryPlan,
+} from './plan.ts';
 
 const REGION_CELLS = REGION_BYTES / CELL_BYTES;
 const SECTOR_BYTES = 512;
 const KIB = 1024;
+/** Makes of a seed another one. */
+const MODES = 0x4b34_6d6f;
 
 /** How often each operation is drawn. */
-const WEIGHTS: Readonly<Record<ClusterOperationName, number>> = {
+const WEIGHTS: Readonly<Record<Exclude<ClusterOperationName, 'mode'>, number>> = {
   write: 40,
   trim: 3,
   flush: 6,
@@ -35,17 +44,20 @@ const WEIGHTS: Readonly<Record<ClusterOperationName, number>> = {
   equal: 1.5,
 };
 
-export const ALL_CLUSTER_OPERATIONS = Object.keys(WEIGHTS) as ClusterOperationName[];
+export const ALL_CLUSTER_OPERATIONS = Object.keys(WEIGHTS) as DrawnName[];
+
+/** Changes of modes are drawn apart. */
+export type DrawnName = Exclude<ClusterOperationName, 'mode'>;
 
 /** What a run is to be like, for who looks for something: everything else is drawn. */
 export interface ClusterPreferences {
   readonly plan?: Partial<Omit<ClusterPlan, 'seed' | 'schedule' | 'operations'>>;
-  readonly weights?: Partial<Record<ClusterOperationName, number>>;
+  readonly weights?: Partial<Record<DrawnName, number>>;
 }
 
 export function generateCluster(
   seed: number,
-  operations: readonly ClusterOperationName[],
+  operations: readonly DrawnName[],
   length: number,
   prefer: ClusterPreferences = {},
 ): ClusterPlan {
@@ -58,6 +70,10 @@ export function generateCluster(
   const draw = drawer(random, prefer.plan?.volumeSectors ?? volumeSectors, 1 + secondaries.length, hurry);
   const list: ClusterOperation[] = [];
   while (list.length < count) list.push(draw(drawName()));
+  const isGiven = prefer.plan?.secondaries !== undefined;
+  const drawnApart = isGiven
+    ? { secondaries, operations: list }
+    : withModes(new Random((seed ^ MODES) >>> 0), secondaries, list);
   const plan = {
     seed,
     schedule: random.below(2 ** 32),
@@ -72,9 +88,9 @@ export function generateCluster(
     firstLsn: random.pick(FIRST_LSNS),
     memoryBytes: random.pick([64 * KIB, 512 * KIB, 256 * 1024 * KIB]),
     copyBytesPerSecond: random.pick([0, 0, 0, 1024 * KIB]),
-    secondaries,
+    secondaries: drawnApart.secondaries,
     ...prefer.plan,
-    operations: list,
+    operations: drawnApart.operations,
   };
   // One of which the log is smaller than that is refused.
   const fitting = plan.secondaries.map((one) => ({
@@ -82,6 +98,34 @@ export function generateCluster(
     logBytes: Math.max(one.logBytes, plan.logBytes / 2),
   }));
   return { ...plan, secondaries: fitting };
+}
+
+/** Half of the runs have links of other modes than `async`, and some that change them. From numbers of their own, so that all else stays as it is without them. */
+function withModes(
+  random: Random,
+  secondaries: readonly SecondaryPlan[],
+  operations: readonly ClusterOperation[],
+): { secondaries: readonly SecondaryPlan[]; operations: readonly ClusterOperation[] } {
+  if (random.chance(0.5)) return { secondaries, operations };
+  const onLost = (): OnLost => random.pick(['go-on', 'block', 'block']);
+  const list = [...operations];
+  for (let count = random.pick([0, 0, 1, 3]); count > 0; count--) {
+    const mode = random.pick<LinkMode>(['async', 'memory', 'sync', 'sync']);
+    const change = {
+      op: 'mode',
+      pick: random.below(256),
+      mode,
+      onLost: onLost(),
+      steps: random.below(20),
+    } as const;
+    list.splice(random.below(list.length + 1), 0, change);
+  }
+  const drawn = secondaries.map((one) => {
+    const own = { mode: random.pick<LinkMode>(['async', 'memory', 'sync', 'sync']), onLost: onLost() };
+    // One that blocks may not detach itself.
+    return { ...one, ...own, onFull: one.onFull === 'detach' ? 'dcm' : one.onFull };
+  });
+  return { secondaries: drawn, operations: list };
 }
 
 function secondary(random: Random, operations: number): SecondaryPlan {
@@ -101,7 +145,7 @@ function drawer(
   volumeSectors: readonly number[],
   nodes: number,
   hurry: number,
-): (op: ClusterOperationName) => ClusterOperation {
+): (op: DrawnName) => ClusterOperation {
   const range = (): { volume: number; cell: number; cells: number } => {
     const volume = random.below(volumeSectors.length);
     const cells = ((volumeSectors[volume] ?? 1) * SECTOR_BYTES) / CELL_BYTES;

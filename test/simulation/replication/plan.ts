@@ -29,16 +29,23 @@ export type ClusterOperation = { readonly steps: number } & (
   | { readonly op: 'pause' | 'resume'; pick: number }
   /** Begins to compare the two sides of a link, beside everything else. */
   | { readonly op: 'verify'; pick: number }
+  /** Other settings of a link. */
+  | { readonly op: 'mode'; pick: number; mode: LinkMode; onLost: OnLost }
   /** Until every link streams and every secondary has everything. */
   | { readonly op: 'equal' }
 );
 
 export type ClusterOperationName = ClusterOperation['op'];
 
+export type LinkMode = 'async' | 'memory' | 'sync';
+export type OnLost = 'go-on' | 'block';
+
 export interface SecondaryPlan {
   readonly logBytes: number;
   /** Of its link. */
-  readonly mode: 'async' | 'memory' | 'sync';
+  readonly mode: LinkMode;
+  /** `go-on` unless told. */
+  readonly onLost?: OnLost;
   readonly onFull: 'dcm' | 'block' | 'detach';
   readonly limitBytes: number;
   readonly rateBytesPerSecond: number;

@@ -2,6 +2,7 @@
 import { EngineError } from '../../../engine/errors.ts';
 import type { Group } from '../../../engine/group.ts';
 import { LOG_SECTOR_BYTES } from '../../../engine/units.ts';
+import type { Volume } from '../../../engine/volume.ts';
 import { CELL_BYTES, cellValue, putCell } from '../cells.ts';
 import { Violation } from '../image.ts';
 import { reactions } from '../scheduler.ts';
@@ -50,13 +51,14 @@ export class ClusterWorld {
     const { cluster } = this;
     for (const [
       at,
-      { joinsAt, mode, onFull, limitBytes, rateBytesPerSecond },
+      { joinsAt, mode, onLost = 'go-on', onFull, limitBytes, rateBytesPerSecond },
     ] of cluster.plan.secondaries.entries()) {
       const number = at + 1;
       const { group } = cluster;
       if (joinsAt > index || cluster.joined.has(number) || group === undefined) continue;
       cluster.join(number);
-      const spec = { name: `n${number}`, uri: `sim:${number}`, mode, onFull, limitBytes, rateBytesPerSecond };
+      const settings = { mode, onLost, onFull, limitBytes, rateBytesPerSecond };
+      const spec = { name: `n${number}`, uri: `sim:${number}`, ...settings };
       cluster.note(() => `link ${spec.name} is made: ${JSON.stringify(spec)}`);
       const written = group.mode === 'direct' ? cluster.history.now : 0;
       await this.#ended(`link add ${spec.name}`, group.links.add(spec));
@@ -138,6 +140,9 @@ export class ClusterWorld {
       case 'verify':
         await this.#ended('a look for a link', beginVerify(cluster, operation.pick));
         return;
+      case 'mode':
+        await this.#setMode(operation);
+        return;
       case 'equal':
         await this.#equal();
         return;
@@ -164,14 +169,30 @@ export class ClusterWorld {
       if (!device.tryWrite(bytes, 0, bytes.length, cell * CELL_BYTES)) return;
       cluster.history.write(volume, cell, values, what);
       cluster.note(() => `${what} is state ${cluster.history.now}`);
-      this.#settle(device);
+      device.settle();
+      this.#acknowledge(what, device, Promise.resolve());
     });
   }
 
-  /** What is answered may wait for a secondary. */
-  #settle(device: { settle?: () => unknown }): void {
-    const settled = device.settle?.();
-    if (settled instanceof Promise) settled.catch((error: unknown) => this.#refused('settle', error));
+  /** What was logged by now is acknowledged once the work is done, and when links let it. What is no request of its own is said of all that is there. */
+  #acknowledge(what: string, device: Volume, work: Promise<unknown>, done: () => void = () => {}): void {
+    const { cluster } = this;
+    const { life } = cluster.primary;
+    const state = cluster.history.now;
+    const lsn = cluster.group?.log.endLsn ?? 0;
+    let asked = cluster.promises.holders();
+    const acknowledged = work.then(() => {
+      asked = cluster.promises.holders();
+      return device.holdsReplies ? device.acknowledged() : undefined;
+    });
+    acknowledged.then(
+      () => {
+        if (life !== cluster.primary.life) return;
+        done();
+        cluster.promises.acknowledged(what, state, lsn, asked);
+      },
+      (error: unknown) => this.#refused(what, error),
+    );
   }
 
   #refusable(what: string, work: () => void): void {
@@ -200,28 +221,22 @@ export class ClusterWorld {
     const number = ++cluster.requests;
     const what = `trim #${number} of v${volume} ${cell}+${cells}`;
     const trimming = device.trim(cell * CELL_BYTES, cells * CELL_BYTES);
-    trimming.catch((error: unknown) => this.#refused(what, error));
     // With room, and nobody who waits, the log takes it at once.
     history.write(volume, cell, new Int32Array(cells), what);
+    this.#acknowledge(what, device, trimming);
     cluster.note(() => `${what} is state ${history.now}, log ${before} to ${group.log.endLsn}`);
   }
 
   #flush(): void {
     const { cluster } = this;
     const { group, history } = cluster;
-    const { life } = cluster.primary;
     const number = history.now;
     const device = group?.volumes.get('v0');
     if (group === undefined || device === undefined) return;
     const all = group.mode === 'logged' ? [device] : [...group.volumes.values()];
-    Promise.all(all.map((one) => one.flush())).then(
-      () => {
-        if (life !== cluster.primary.life) return;
-        history.durable = Math.max(history.durable, number);
-        cluster.note(() => `a flush was acknowledged: state ${number} is durable`);
-      },
-      (error: unknown) => this.#refused('flush', error),
-    );
+    this.#acknowledge('a flush', device, Promise.all(all.map((one) => one.flush())), () => {
+      history.durable = Math.max(history.durable, number);
+    });
   }
 
   // The primary's operator.
@@ -272,8 +287,11 @@ export class ClusterWorld {
     cluster.asked = { kind: 'restore', sourceId: id, volumes };
     for (const one of group.snapshots) if (one.name === 'undo') cluster.mayBeGone.add(one.imageId);
     const options = volume === null ? {} : { volume: `v${volumes[0]}` };
-    this.#follow(`restore of ${name}`, group.restore(name, options), () => {
+    const asked = cluster.promises.holders();
+    this.#follow(`restore of ${name}`, group.restore(name, options), ({ undo }) => {
       cluster.history.durable = Math.max(cluster.history.durable, this.#restoredAt);
+      // The record lies at the LSN of its undo snapshot.
+      cluster.promises.acknowledged('the restore', this.#restoredAt, undo.lsn + 1, asked);
     });
   }
 
@@ -315,6 +333,14 @@ export class ClusterWorld {
     const view = views[pick % Math.max(1, views.length)];
     if (links === undefined || view === undefined) return;
     await this.#ended(`${op} ${view.name}`, links[op](view.name));
+  }
+
+  async #setMode({ pick, mode, onLost }: Extract<ClusterOperation, { op: 'mode' }>): Promise<void> {
+    const { links } = this.cluster.group ?? {};
+    const views = links?.views() ?? [];
+    const view = views[pick % Math.max(1, views.length)];
+    if (links === undefined || view === undefined) return;
+    await this.#ended(`link set ${view.name} to ${mode}, ${onLost}`, links.set(view.name, { mode, onLost }));
   }
 
   // Snapshots and secondaries.
@@ -443,11 +469,12 @@ export class ClusterWorld {
     const { cluster } = this;
     cluster.healAll();
     await cluster.until('all groups', () => cluster.nodes.every((node) => node.group !== undefined));
+    // A secondary that stands may be what a link waits for, and with it the operator.
+    if (cluster.group?.volumes.get('v0')?.holdsReplies === true) await this.#thawAll();
     await cluster.until('an end of what the operator asked', () => cluster.controls === 0);
     const { links } = cluster.group ?? {};
     if (links === undefined) return;
-    for (const node of cluster.secondaries)
-      if (node.group?.replica !== undefined) await this.#ended('thaw', this.#thaw(node));
+    await this.#thawAll();
     const isEqual = (): boolean => {
       const end = cluster.group?.log.endLsn ?? Number.POSITIVE_INFINITY;
       const streaming = links.views().every((view) => view.state === 'streaming' && view.dcmRegions === 0);
@@ -460,6 +487,11 @@ export class ClusterWorld {
       await cluster.until('that all secondaries have everything', () => isEqual() || stopped().length > 0);
     } while (stopped().length > 0);
     for (const number of cluster.joined) await this.#checkEqual(number);
+  }
+
+  async #thawAll(): Promise<void> {
+    for (const node of this.cluster.secondaries)
+      if (node.group?.replica !== undefined) await this.#ended('thaw', this.#thaw(node));
   }
 
   #hasAll(number: number, endLsn: number): boolean {
