@@ -125,7 +125,7 @@ const linkFields = object({
   peerId: either(uuid, nothing),
 });
 const replicaFields = object({
-  upstream: either(object({ linkId: uuid, linkName: text, memberId: uuid }), nothing),
+  upstream: either(object({ linkId: uuid, linkName: text, memberId: uuid, path: listOf(uuid) }), nothing),
   horizonLsn: count,
   resync: either(object({ guardId: either(uuid, nothing) }), nothing),
   needs: object({ version: count, volumes: volumeSet }),

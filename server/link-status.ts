@@ -24,15 +24,20 @@ export function linkStatusOf(view: LinkView): LinkStatus {
     regionsResynced: view.regionsResynced,
     bytesResynced: view.bytesResynced,
     position: { ...position },
+    peerId: view.peerId ?? null,
     lastRestore: lastRestore === undefined ? null : { ...lastRestore },
   };
 }
 
 export function replicaStatusOf(replica: ReplicaControl): ReplicaStatus {
   const { upstream, connected, frozen, applyDelaySeconds } = replica;
-  const { horizonLsn, resyncing, holding, heldBack, needs } = replica.state();
+  const { memberId, horizonLsn, resyncing, holding, heldBack, needs } = replica.state();
   return {
-    upstream: upstream === undefined ? null : { link: upstream.linkName, memberId: upstream.memberId },
+    memberId,
+    upstream:
+      upstream === undefined
+        ? null
+        : { link: upstream.linkName, memberId: upstream.memberId, path: [...upstream.path] },
     connected,
     frozen,
     applyDelaySeconds,

@@ -37,6 +37,8 @@ export interface LinkFacts {
   readonly connection: Connection | undefined;
   readonly problem: { readonly reason: string; readonly refused: boolean } | undefined;
   readonly isRetrying: boolean;
+  /** Why there is to be no connection now, or undefined. */
+  readonly noSession: string | undefined;
   readonly ageMs: number;
   readonly counters: LinkCounters;
 }
@@ -68,7 +70,7 @@ export function viewOf(state: GroupState, link: LinkState, facts: LinkFacts): Li
 
 function standing(
   link: LinkState,
-  { connection, problem, isRetrying }: LinkFacts,
+  { connection, problem, isRetrying, noSession }: LinkFacts,
 ): Pick<LinkView, 'state' | 'reason' | 'waitsFor'> {
   const { wanted } = link.settings;
   if (wanted === 'paused')
@@ -80,6 +82,8 @@ function standing(
     };
   if (wanted === 'detached')
     return { state: 'detached', reason: 'it is detached', waitsFor: 'resume: what it lacks is copied then' };
+  if (noSession !== undefined)
+    return { state: 'connecting', reason: noSession, waitsFor: 'the end of that: it goes on by itself' };
   if (connection?.peer === undefined) {
     const next = isRetrying ? 'it tries again by itself' : 'it waits for the secondary to answer';
     return {

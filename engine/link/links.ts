@@ -3,17 +3,16 @@
  * by itself.
  */
 import type { Timer } from '../clock.ts';
-import type { ControlQueue } from '../control-queue.ts';
 import { turnstile } from '../disk/turnstile.ts';
 import { EngineError } from '../errors.ts';
 import { checkLogSize } from '../group-spec.ts';
 import type { GroupState, GroupVolume } from '../group-state.ts';
 import { RegionMap, type RegionRun } from '../map/region-map.ts';
 import { checkName } from '../names.ts';
-import type { Snapshot } from '../snapshot/control-effects.ts';
 import type { RestorePlan } from '../snapshots.ts';
 import type { Lsn } from '../units.ts';
 import { Dcm } from './dcm.ts';
+import type { Feeder } from './feeder.ts';
 import { forecastOf, type LinkForecast } from './forecast.ts';
 import { LagMarks } from './lag.ts';
 import { Link, type LinkHost } from './link.ts';
@@ -32,8 +31,7 @@ export interface LinksHost {
   readonly connector: PeerConnector | undefined;
   /** Leaves direct mode if need be; when it resolves, all that was written before is durable. */
   readonly beginLogging: () => Promise<void>;
-  readonly controls: ControlQueue;
-  readonly snapshots: () => readonly Snapshot[];
+  readonly feeder: Feeder;
   /** Resolves once the log is applied beyond the position. */
   readonly applied: (lsn: Lsn) => Promise<void>;
   readonly appliedLsn: () => Lsn;
@@ -53,6 +51,8 @@ export class Links {
   readonly #turns = turnstile(1);
   readonly #links: Link[] = [];
   readonly #marks = new LagMarks();
+  /** Why no link is to have a connection for a while. */
+  #suspended: string | undefined;
   #busy = 0;
   #timer: Timer | undefined;
   #closed = false;
@@ -91,6 +91,33 @@ export class Links {
     if (this.#links.length === 0) return;
     this.#marks.note(this.#state.log.durableLsn, this.#state.clock.nowMs());
     for (const link of this.#links) link.poke();
+  }
+
+  /** What the group is fed by, if anything, does something else now. */
+  feederChanged(): void {
+    for (const link of this.#links) link.feederChanged();
+  }
+
+  /** Ends all connections; none begins until the returned function is called. One call at a time, and in no lane: what they have under way ends first. */
+  async suspend(why: string): Promise<() => void> {
+    this.#suspended = why;
+    await this.interrupt(why);
+    return () => {
+      this.#suspended = undefined;
+      this.feederChanged();
+    };
+  }
+
+  /** Ends all connections. Those that begin then announce the group as it is then. */
+  async interrupt(why: string): Promise<void> {
+    await Promise.all(this.#links.map((link) => link.interrupt(why)));
+  }
+
+  /** No link keeps the log any more: what is not shipped becomes marks, durably (rule K6). While they are suspended. In no lane. Rejects with `disk`. */
+  async letGo(why: string): Promise<void> {
+    await this.#turns(async () => {
+      for (const link of this.#links) await link.letGo(why);
+    });
   }
 
   #watch(): void {
@@ -150,7 +177,7 @@ export class Links {
     return this.#inTurn(async () => {
       const link = this.#require(name);
       const settings = changed(link.link.settings, changes);
-      checkSettings(settings);
+      this.#checkSettings(settings);
       await this.#configure(link, settings);
       return link.view;
     });
@@ -275,8 +302,6 @@ export class Links {
 
   #checkSpec(spec: LinkSpec): void {
     const { record } = this.#state;
-    if (record.role !== 'primary')
-      throw new EngineError('unsupported', 'a secondary has no links: add them on its primary');
     checkName('link', spec.name);
     if (this.#links.some((link) => link.link.settings.name === spec.name))
       throw new EngineError('exists', `there is a link ${spec.name} already: use another name`);
@@ -284,9 +309,16 @@ export class Links {
       throw new EngineError('exists', `there is a link to ${spec.uri} already`);
     if (this.#links.length >= MAX_LINKS)
       throw new EngineError('unavailable', `a group has at most ${MAX_LINKS} links: remove one first`);
-    checkSettings(settingsOf(spec));
+    this.#checkSettings(settingsOf(spec));
     // Restores and the like travel as records (rule L7).
     checkLogSize(record.log.sizeBytes, record.volumes, record.regionBytes);
+  }
+
+  #checkSettings(settings: LinkSettings): void {
+    checkSettings(settings);
+    if (this.#state.record.role === 'primary' || settings.mode === 'async') return;
+    const what = `link ${settings.name}: this node is a secondary, and no client waits for what it passes on: take "async"`;
+    throw new EngineError('invalid', what);
   }
 
   #linkOf(link: LinkState): Link {
@@ -294,11 +326,13 @@ export class Links {
   }
 
   #linkHost(): LinkHost {
-    const { connector, applied, appliedLsn, freed, changed, bug } = this.#host;
+    const { connector, feeder, applied, appliedLsn, freed, changed, bug } = this.#host;
     const { record, clock } = this.#state;
     return {
       connector: connector ?? nowhere,
       groupName: record.name,
+      feeder,
+      noSession: () => this.#suspended ?? feeder.noSession,
       announcement: (link) => this.#announcement(link),
       applied,
       appliedLsn,
@@ -309,7 +343,6 @@ export class Links {
         this.#state.links.flatMap(({ id, peerId, settings }) =>
           id === link.id || peerId === null ? [] : [{ linkName: settings.name, peerId }],
         ),
-      begin: (link, roundId) => this.#beginRound(link, roundId),
       end: (layer) => {
         layer.users--;
         freed();
@@ -326,26 +359,11 @@ export class Links {
       linkId: link.id,
       linkName: link.settings.name,
       memberId: record.memberId,
+      path: this.#host.feeder.path,
       regionBytes: record.regionBytes,
       volumes: record.volumes.map(({ name, sizeBytes }) => ({ name, sizeBytes })),
       durableLsn: log.durableLsn,
     };
-  }
-
-  #beginRound(link: LinkState, roundId: string): ReturnType<LinkHost['begin']> {
-    // Of that point of the order: the record comes right behind them.
-    const snapshots = this.#host
-      .snapshots()
-      .flatMap(({ id, name, local }) => (local || name === null ? [] : [{ id, name }]));
-    const createdAt = new Date(this.#state.clock.nowMs()).toISOString();
-    this.#host.check();
-    const { lsn } = this.#host.controls.append({ type: 'round', id: roundId, linkId: link.id, createdAt });
-    const layer = this.#state.chain.layers.find(({ id }) => id === roundId);
-    if (layer === undefined) throw new Error('bug: the record of a round makes a layer');
-    layer.users++;
-    // So that it is durable soon; what becomes of that the applier says.
-    void this.#state.log.sync().catch(() => {});
-    return { lsn, layer, snapshots };
   }
 }
 

@@ -3,7 +3,7 @@
  * to it join the pending index and the head of the chain, and go to the applier. So what readers see is always the state at the horizon, between two
  * batches, on all volumes; and a start replays to it, and no further.
  *
- * It stops where it has to: at the LSN at which a resync holds; before a restore of which regions are lacking here, until all before it is applied; when
+ * It stops where it has to: at the LSN at which a resync holds; where a link that this node feeds wants an image (`stops.ts`); before a restore of which regions are lacking here, until all before it is applied; when
  * frozen; for the delay that its operator wants; when the applier is far behind. Nothing that waits is in memory: it is read from the ring.
  */
 import type { Timer } from '../clock.ts';
@@ -21,6 +21,7 @@ import { type Lacking, lackingOf, restoreLacking } from './lacking.ts';
 import type { Needs } from './needs.ts';
 import { replicaOf, writeReplica } from './replica-record.ts';
 import type { Resync } from './resync.ts';
+import { RESYNCING, Stops } from './stops.ts';
 
 /** Admitted at a time, in bytes of log: each costs a write of the record. */
 const ADMIT_BYTES = 4 * MIB;
@@ -46,6 +47,7 @@ export class Admission {
   readonly #host: AdmissionHost;
   readonly #reader: LogReader;
   readonly #arrivals = new Arrivals();
+  readonly stops: Stops;
   /** Somebody waits for what has come to be admitted, up to there. */
   #hurryLsn: Lsn = 0;
   #paused = 0;
@@ -70,6 +72,7 @@ export class Admission {
     this.#needs = needs;
     this.#host = host;
     this.#reader = new LogReader(state.log);
+    this.stops = new Stops(state, effects);
     this.arrived();
   }
 
@@ -131,6 +134,7 @@ export class Admission {
   async close(): Promise<void> {
     this.#closing = true;
     for (const timer of [this.#patience, this.#delay, this.#retry]) timer?.cancel();
+    this.stops.postpone('the group is closing');
     this.poke();
     await this.#running;
   }
@@ -178,6 +182,8 @@ export class Admission {
 
   async #step(): Promise<boolean> {
     if (this.#closing) return false;
+    if (!this.stops.isEmpty && replicaOf(this.#state).resync !== null) this.stops.postpone(RESYNCING);
+    if (this.stops.lsn === this.horizonLsn) return await this.#reachStop();
     const { hold } = this.#resync;
     if (hold?.reached === false && hold.lsn === this.horizonLsn) return await this.#reachHold();
     const to = this.#limit();
@@ -268,6 +274,18 @@ export class Admission {
     return true;
   }
 
+  async #reachStop(): Promise<boolean> {
+    const { horizonLsn } = this;
+    if (!this.#isApplied) {
+      this.#host.applier.hurry();
+      return false;
+    }
+    await this.#host.applier.checkpoint();
+    if (this.#state.checkpointLsn !== horizonLsn) return false;
+    await this.stops.take(horizonLsn);
+    return true;
+  }
+
   /** Up to where may be admitted now. */
   #limit(): Lsn {
     const { log, clock } = this.#state;
@@ -275,7 +293,7 @@ export class Admission {
     const aheadBytes = (horizonLsn - this.#host.applier.appliedLsn) * LOG_SECTOR_BYTES;
     if (this.#paused > 0 || frozen || restart !== null || aheadBytes > MAX_AHEAD_BYTES) return horizonLsn;
     const { hold } = this.#resync;
-    const to = hold === undefined ? log.durableLsn : Math.min(hold.lsn, log.durableLsn);
+    const to = Math.min(hold?.lsn ?? log.durableLsn, log.durableLsn, this.stops.lsn);
     this.#delay?.cancel();
     this.#delay = undefined;
     // A full ring shortens the delay; and there is none while readers see the guard.
@@ -289,8 +307,8 @@ export class Admission {
   /** Whether to go on with what there is up to `to`, or to wait for more. */
   #isDue(to: Lsn): boolean {
     const bytes = (to - this.horizonLsn) * LOG_SECTOR_BYTES;
-    const isWanted = this.horizonLsn < this.#hurryLsn || this.wantsRoom || this.#resync.hold !== undefined;
-    if (isWanted || bytes >= ADMIT_BYTES) return true;
+    const isAwaited = this.#resync.hold !== undefined || !this.stops.isEmpty;
+    if (isAwaited || this.horizonLsn < this.#hurryLsn || this.wantsRoom || bytes >= ADMIT_BYTES) return true;
     this.#patience ??= this.#state.clock.after(PATIENCE_MS, () => {
       this.#patience = undefined;
       this.hurry();

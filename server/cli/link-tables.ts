@@ -56,6 +56,8 @@ export function formatReplica(group: string, replica: ReplicaStatus): string {
       ? 'has not met its primary'
       : `takes what link ${replica.upstream.link} sends${replica.connected ? '' : ', which is not connected'}`;
   const parts = [from, `shows LSN ${replica.horizonLsn}`];
+  const above = replica.upstream?.path.length ?? 0;
+  if (above > 0) parts.push(`is fed by a secondary, with ${above + 1} nodes above it`);
   if (replica.resyncing) parts.push('IS BEING RESYNCED: readers get the image from before');
   if (replica.needsRegions) parts.push('has asked for regions');
   if (replica.frozen) parts.push('is frozen');

@@ -6,7 +6,7 @@ import { type Static, type TSchema, Type } from 'typebox';
 import { Value } from 'typebox/value';
 import { EngineError, type EngineErrorCode } from '../../engine/errors.ts';
 import { MAX_VOLUMES_PER_GROUP } from '../../engine/group-spec.ts';
-import { REPLICATION_PROTOCOL } from '../../engine/link/peer.ts';
+import { MAX_PATH, REPLICATION_PROTOCOL } from '../../engine/link/peer.ts';
 import { MIB } from '../../engine/units.ts';
 import { describeShapeError } from '../shape-errors.ts';
 
@@ -71,6 +71,7 @@ const AnnouncementShape = Type.Object({
   linkId: Id,
   linkName: Label,
   memberId: Id,
+  path: Type.Array(Id, { maxItems: MAX_PATH }),
   regionBytes: Nat,
   volumes: VolumesShape,
   durableLsn: Nat,

@@ -107,7 +107,7 @@ export class NbdPeerSession implements PeerSession {
   }
 
   async begin(announcement: Announcement): Promise<PeerState> {
-    const told = { ...announcement, volumes: [...announcement.volumes] };
+    const told = { ...announcement, path: [...announcement.path], volumes: [...announcement.volumes] };
     const { session, state } = await this.#command({ call: 'begin', announcement: told });
     if (session === undefined || state === undefined)
       throw new EngineError('unavailable', 'the secondary answers a hand-over with no session');

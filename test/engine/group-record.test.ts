@@ -90,7 +90,7 @@ const record: GroupRecord = {
   replica: null,
 };
 const replica: ReplicaRecord = {
-  upstream: { linkId: id(401), linkName: 'paris', memberId: id(400) },
+  upstream: { linkId: id(401), linkName: 'paris', memberId: id(400), path: [id(405)] },
   horizonLsn: 2 ** 53 - 5,
   resync: { guardId: id(404) },
   needs: { version: 2, volumes: ['v0', 'v39'] },

@@ -21,7 +21,7 @@ import { Random } from '../../fixtures/random.ts';
 const begin: CommandDocument = {
   protocol: 1,
   call: 'begin',
-  announcement: { ...announcement(), volumes: [{ name: 'v', sizeBytes: 512 }] },
+  announcement: { ...announcement(), path: ['above'], volumes: [{ name: 'v', sizeBytes: 512 }] },
 };
 const told = new FakeReplica().told;
 const state: StateDocument = { state: { ...told, volumes: [...told.volumes], snapshots: [] } };
