@@ -26,7 +26,8 @@ export class LagMarks {
 
   /** Nobody asks about what lies below it any more. */
   forget(lsn: Lsn): void {
-    while ((this.#marks[0]?.lsn ?? lsn + 1) <= lsn) this.#marks.shift();
+    const kept = this.#marks.findIndex((mark) => mark.lsn > lsn);
+    this.#marks.splice(0, kept === -1 ? this.#marks.length : kept);
     if (this.#marks.length === 0) this.#spacingMs = SPACING_MS;
   }
 
