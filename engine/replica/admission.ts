@@ -3,8 +3,9 @@
  * to it join the pending index and the head of the chain, and go to the applier. So what readers see is always the state at the horizon, between two
  * batches, on all volumes; and a start replays to it, and no further.
  *
- * It stops where it has to: at the LSN at which a resync holds; where a link that this node feeds wants an image (`stops.ts`); before a restore of which regions are lacking here, until all before it is applied; when
- * frozen; for the delay that its operator wants; when the applier is far behind. Nothing that waits is in memory: it is read from the ring.
+ * It stops where it has to: at the LSN at which a resync holds; where a link that this node feeds wants an image (`stops.ts`); before a restore of which
+ * regions are lacking here, until all before it is applied; when frozen; for the delay that its operator wants; when the applier is far behind. Nothing that
+ * waits is in memory: it is read from the ring.
  */
 import type { Timer } from '../clock.ts';
 import { type ControlQueue, controlOf } from '../control-queue.ts';
