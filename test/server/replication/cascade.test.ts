@@ -151,7 +151,10 @@ t.test('every node of a cascade says what is above and below; loops are refused'
   };
   t.match(await refusal(last, middle), /feeds this one.*in a loop/);
   t.match(await refusal(last, last), /leads back to this node/);
-  t.match(await refusal(middle, first), /takes nothing from another: make it there with tidemark create --replica/);
+  t.match(
+    await refusal(middle, first),
+    /takes nothing from another: make it there with tidemark create --replica/,
+  );
   t.match(await refusal(first, last), /takes the writes of another primary, by its link down/);
   await put(first, 'q----');
   await untilEqual([first, middle, last]);
