@@ -132,7 +132,7 @@ const linkFields = object(
   { openRestores: object({ firstLsn: count, lastLsn: count }) },
 );
 const replicaFields = object({
-  upstream: either(object({ linkId: uuid, linkName: text, memberId: uuid }), nothing),
+  upstream: either(object({ linkId: uuid, linkName: text, memberId: uuid, path: listOf(uuid) }), nothing),
   horizonLsn: count,
   resync: either(object({ guardId: either(uuid, nothing) }), nothing),
   oldImage: either(object({ guardId: either(uuid, nothing) }), nothing),

@@ -132,7 +132,13 @@ export interface LinkRecord {
 /** What a secondary keeps about what it gets. */
 export interface ReplicaRecord {
   /** The link that feeds it ([0062]), once it has met its primary. */
-  readonly upstream: { readonly linkId: string; readonly linkName: string; readonly memberId: string } | null;
+  readonly upstream: {
+    readonly linkId: string;
+    readonly linkName: string;
+    readonly memberId: string;
+    /** Ids of the members that feed that one, the nearest first. */
+    readonly path: readonly string[];
+  } | null;
   /** Up to there records may be in the volumes, and readers may have seen them: a start replays to it, and no further (rule K12). */
   readonly horizonLsn: Lsn;
   /** Regions come out of order (rule K9). `guardId`: the layer that readers get meanwhile; null: there is no consistent image yet. */

@@ -283,7 +283,7 @@ async function openLinks({ state, undo }: Opening): Promise<void> {
   for (const record of state.record.links) {
     const dcm = await Dcm.open(state, record.id);
     undo.push(() => dcm.close());
-    const link = new LinkState(record, dcm, state.log.tailLsn);
+    const link = new LinkState(record, dcm, state.log.tailLsn, state.log.endLsn);
     state.links.push(link);
     state.logHolds.add(link);
   }

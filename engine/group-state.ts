@@ -59,6 +59,8 @@ export type RecordChanges = Partial<Pick<GroupRecord, 'id' | 'generation' | 'rep
 export interface ChangeTracker {
   noteChanged(volumeIndex: number, regions: readonly RegionIndex[]): void;
   noteChangedRun(volumeIndex: number, run: RegionRun): void;
+  /** On a secondary: of regions that come out of order, for which nothing is in the log (rule K11). */
+  noteReceived(volumeIndex: number, regions: readonly RegionIndex[]): void;
   flush(): Promise<void>;
 }
 

@@ -20,6 +20,7 @@ import { settled } from './group-settling.ts';
 import type { GroupSpec } from './group-spec.ts';
 import type { GroupCounters, GroupEvent, GroupState } from './group-state.ts';
 import { type ImportResult, importImage } from './import.ts';
+import { PrimaryFeeder } from './link/feeder.ts';
 import { Links, type LinksHost } from './link/links.ts';
 import type { PeerConnector } from './link/peer.ts';
 import { Applier } from './log/applier.ts';
@@ -115,8 +116,8 @@ export class Group {
         new Volume(state, volume, this.#path, this.role === 'secondary'),
       ]),
     );
-    this.links = new Links(state, this.#linksHost(options.connector));
     this.replica = this.#makeReplica(recovered);
+    this.links = new Links(state, this.#linksHost(options.connector));
     state.log.onDurable = () => {
       this.#applier.poke();
       this.replica?.poke();
@@ -348,8 +349,7 @@ export class Group {
     return {
       connector,
       beginLogging: () => this.#beginLogging(),
-      controls: this.#controls,
-      snapshots: () => this.#effects.named,
+      feeder: this.replica?.feeder ?? this.#primaryFeeder(),
       applied: (lsn) => this.#applied(lsn),
       appliedLsn: () => this.#applier.appliedLsn,
       freed: () => {
@@ -363,6 +363,14 @@ export class Group {
       check: () => this.#check(),
       bug: (error) => this.#failure.broke(error),
     };
+  }
+
+  #primaryFeeder(): PrimaryFeeder {
+    return new PrimaryFeeder(this.#state, {
+      controls: this.#controls,
+      snapshots: () => this.#effects.named,
+      check: () => this.#check(),
+    });
   }
 
   #applierHooks() {
@@ -414,7 +422,11 @@ export class Group {
       applier: this.#applier,
       controls: this.#controls,
       background: this.#background,
-      changed: () => this.#changes.changed(),
+      changed: () => {
+        this.#changes.changed();
+        this.links.feederChanged();
+      },
+      fed: () => this.links,
       bug: (error) => this.#failure.broke(error),
       until: (holds) => this.#changes.until(holds),
       isClosing: () => this.#closing !== undefined || this.failure !== undefined,

@@ -42,7 +42,9 @@ export type { Shown } from '../engine/replica/peer-state.ts';
 
 export interface ReplicaControl extends ReplicaPort {
   /** The link that feeds it, once it has met its primary. */
-  readonly upstream: { readonly linkName: string; readonly memberId: string } | undefined;
+  readonly upstream:
+    | { readonly linkName: string; readonly memberId: string; readonly path: readonly string[] }
+    | undefined;
   /** A session of that link is open. */
   readonly connected: boolean;
   readonly frozen: boolean;

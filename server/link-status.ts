@@ -36,6 +36,7 @@ export function linkStatusOf(view: LinkView): LinkStatus {
     regionsResynced: view.regionsResynced,
     bytesResynced: view.bytesResynced,
     position: { ...position },
+    peerId: view.peerId ?? null,
     lastRestore: lastRestore === undefined ? null : { ...lastRestore },
   };
 }
@@ -57,10 +58,15 @@ export function verificationStatusOf(link: string, view: VerificationView): Veri
 
 export function replicaStatusOf(replica: ReplicaControl): ReplicaStatus {
   const { upstream, connected, frozen, applyDelaySeconds, shows, received } = replica;
-  const { endLsn, durableLsn, appliedLsn, horizonLsn, resyncing, holding, heldBack, needs } = replica.state();
+  const { memberId, endLsn, durableLsn, appliedLsn, horizonLsn, resyncing, holding, heldBack, needs } =
+    replica.state();
   const { image, lsn, untilMs } = shows;
   return {
-    upstream: upstream === undefined ? null : { link: upstream.linkName, memberId: upstream.memberId },
+    memberId,
+    upstream:
+      upstream === undefined
+        ? null
+        : { link: upstream.linkName, memberId: upstream.memberId, path: [...upstream.path] },
     connected,
     frozen,
     applyDelaySeconds,

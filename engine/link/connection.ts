@@ -4,9 +4,9 @@
  */
 import { Condition } from '../condition.ts';
 import { EngineError } from '../errors.ts';
-import { minLogBytes } from '../group-spec.ts';
 import type { GroupState } from '../group-state.ts';
-import { KIB, LOG_SECTOR_BYTES, type Lsn } from '../units.ts';
+import { LOG_SECTOR_BYTES, type Lsn } from '../units.ts';
+import { type Feeder, type RoundImage, RoundPostponed } from './feeder.ts';
 import { judgeLog, judgePeer, judgePosition, type Refusal } from './judgement.ts';
 import type { LinkState } from './link-state.ts';
 import { markUnshipped } from './overflow.ts';
@@ -24,12 +24,11 @@ const HAND_OVER_TIMEOUT_MS = 120_000;
 /** A round that found no room is tried again after so long, or when the secondary gives another reason; it doubles up to the last. */
 const FIRST_ROUND_RETRY_MS = 5000;
 const LAST_ROUND_RETRY_MS = 300_000;
-/** Of a ring, what one batch leaves: pages that are kept free, and a batch that is not applied yet. */
-const RING_MARGIN_BYTES = 64 * KIB;
 /** A round waits until so little of the ring is still to be shipped: it does not ship it faster. */
 const LAG_SHARE = 1 / 8;
 
-export interface ConnectionHost extends Pick<RoundHost, 'begin' | 'end' | 'moved'> {
+export interface ConnectionHost extends Pick<RoundHost, 'end' | 'moved'> {
+  readonly feeder: Feeder;
   readonly announcement: () => Announcement;
   readonly otherPeers: () => readonly { readonly linkName: string; readonly peerId: string }[];
   /** Resolves when the log is applied beyond the position, durably where it is a control record. */
@@ -115,7 +114,9 @@ export class Connection {
 
   /** What it waits for, or undefined. */
   get obstacle(): string | undefined {
-    return this.#fullReason ?? this.#obstacle ?? this.#peer?.heldBack ?? undefined;
+    const { noRound, holdUp } = this.#host.feeder;
+    const ownReason = this.#isResyncing ? (noRound ?? holdUp) : undefined;
+    return this.#fullReason ?? this.#obstacle ?? ownReason ?? this.#peer?.heldBack ?? undefined;
   }
 
   /** What a verification goes over. */
@@ -181,7 +182,7 @@ export class Connection {
   async #handOver(): Promise<void> {
     const own = this.#host.announcement();
     const judge = (said: PeerState) =>
-      judgePeer(own, this.#host.otherPeers(), said) ?? judgeLog(leastRingBytes(this.#state), said);
+      judgePeer(own, this.#host.otherPeers(), said) ?? judgeLog(this.#host.feeder.leastRingBytes, said);
     this.#refuseIf(judge(await this.#session.state()));
     const peer = await this.#within(HAND_OVER_TIMEOUT_MS, () => this.#session.begin(own));
     this.#refuseIf(judge(peer));
@@ -307,7 +308,8 @@ export class Connection {
   }
 
   #isRoundDue(): boolean {
-    if (!this.#isRoundNeeded || this.waitsForOperator) return false;
+    if (!this.#isRoundNeeded || this.waitsForOperator || this.#host.feeder.noRound !== undefined)
+      return false;
     if (this.#restarts) return true;
     const { log } = this.#state;
     return (log.endLsn - this.shipping.durableLsn) * LOG_SECTOR_BYTES <= log.capacityBytes * LAG_SHARE;
@@ -326,6 +328,7 @@ export class Connection {
         this.#obstacle = undefined;
         retryMs = FIRST_ROUND_RETRY_MS;
       } catch (error) {
+        if (error instanceof RoundPostponed && this.#ended === undefined) continue;
         if (this.#ended !== undefined || !isFull(error)) throw error;
         this.#obstacle = error.message;
         await this.#ask();
@@ -387,6 +390,7 @@ export class Connection {
   #roundHost(): RoundHost {
     return {
       ...this.#host,
+      begin: (roundId) => this.#beginRound(roundId),
       applied: (lsn) => this.#orEnded(this.#host.applied(lsn)),
       peer: (holds) => this.#whenPeer(holds),
       shipped: (lsn) => this.#until(() => this.shipping.durableLsn >= lsn),
@@ -398,6 +402,27 @@ export class Connection {
       },
       delay: (ms, isOver) => this.#wait(ms, isOver),
     };
+  }
+
+  async #beginRound(roundId: string): Promise<RoundImage> {
+    const image = this.#host.feeder.begin({
+      link: this.#link,
+      roundId,
+      shipping: this.shipping,
+      // The log of one that never met a primary is none.
+      leastLsn: () => Math.max(this.shipping.sentLsn, this.#peer?.origin == null ? 0 : this.#peer.endLsn),
+      isWanted: () => this.#ended === undefined,
+    });
+    try {
+      return await this.#orEnded(image);
+    } catch (error) {
+      // It may come all the same, and nobody needs it then.
+      void image.then(
+        ({ layer }) => this.#host.end(layer),
+        () => {},
+      );
+      throw error;
+    }
   }
 
   async #adopted(lsn: Lsn): Promise<void> {
@@ -443,26 +468,16 @@ export class Connection {
   }
 
   /** What may take longer than the connection lasts. */
-  async #orEnded(work: Promise<void>): Promise<void> {
-    let settled: { readonly error?: unknown } | undefined;
-    void work
-      .then(
-        () => {
-          settled = {};
-        },
-        (error: unknown) => {
-          settled = { error };
-        },
-      )
-      .then(() => this.#changes.changed());
-    await this.#until(() => settled !== undefined);
-    await work;
+  async #orEnded<T>(work: Promise<T>): Promise<T> {
+    let settled = false;
+    const settle = (): void => {
+      settled = true;
+      this.#changes.changed();
+    };
+    work.then(settle, settle);
+    await this.#until(() => settled);
+    return await work;
   }
-}
-
-/** Of a secondary's ring, so that it takes whatever this log has (rule L7): the largest batch, and a little beside it. */
-function leastRingBytes({ log, record }: GroupState): number {
-  return Math.max(log.maxBatchBytes + RING_MARGIN_BYTES, minLogBytes(record.volumes, record.regionBytes));
 }
 
 function messageOf(error: unknown): string {

@@ -6,7 +6,7 @@ import type { Announcement, PeerState } from './peer.ts';
 /** Why nothing is sent to a node. It is tried again: what is wrong may be mended there. */
 export interface Refusal {
   /** `roles`: the two have gone different ways, and only a decision about roles brings them together. */
-  readonly issue: 'protocol' | 'self' | 'role' | 'volumes' | 'log' | 'group' | 'taken' | 'roles';
+  readonly issue: 'protocol' | 'self' | 'loop' | 'role' | 'volumes' | 'log' | 'group' | 'taken' | 'roles';
   readonly reason: string;
 }
 
@@ -23,6 +23,11 @@ export function judgePeer(
     };
   if (peer.memberId === own.memberId)
     return { issue: 'self', reason: 'the link leads back to this node: give it the URI of another one' };
+  if (own.path.includes(peer.memberId))
+    return {
+      issue: 'loop',
+      reason: `the link leads to a node that feeds this one, so that the group would go round in a loop: give it the URI of another one`,
+    };
   const other = otherPeers.find(({ peerId }) => peerId === peer.memberId);
   if (other !== undefined)
     return {

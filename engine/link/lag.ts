@@ -27,7 +27,7 @@ export class LagMarks {
   /** Nobody asks about what lies below it any more; Infinity: about anything. */
   forget(lsn: Lsn): void {
     const kept = this.#marks.findIndex((mark) => mark.lsn > lsn);
-    this.#marks.splice(0, kept < 0 ? this.#marks.length : kept);
+    this.#marks.splice(0, kept === -1 ? this.#marks.length : kept);
     if (this.#marks.length === 0) this.#spacingMs = SPACING_MS;
   }
 

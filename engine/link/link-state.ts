@@ -41,8 +41,8 @@ export class LinkState implements ChangeTracker, LogHold {
   #logLsn: Lsn | null;
   #heldLsn: Lsn | null;
 
-  /** Log below `floorLsn` is not kept any more. */
-  constructor(record: LinkRecord, dcm: Dcm, floorLsn: Lsn) {
+  /** Log below `floorLsn` is not kept any more, and it ends at `endLsn`: one that was cut ends below what the record says (see `cutTo`). */
+  constructor(record: LinkRecord, dcm: Dcm, floorLsn: Lsn, endLsn: Lsn = Number.POSITIVE_INFINITY) {
     const { id, position, peerId, openRestores, ...settings } = record;
     this.#openRestores = openRestores;
     this.id = id;
@@ -52,8 +52,8 @@ export class LinkState implements ChangeTracker, LogHold {
     const { baseLsn, logLsn } = position;
     // It was freed up to the cursor, which the record had not followed yet.
     const moved = logLsn !== null && logLsn < floorLsn;
-    this.#baseLsn = moved ? floorLsn : baseLsn;
-    this.#logLsn = moved ? floorLsn : logLsn;
+    this.#baseLsn = Math.min(endLsn, moved ? floorLsn : baseLsn);
+    this.#logLsn = moved ? floorLsn : logLsn && Math.min(endLsn, logLsn);
     this.#heldLsn = this.#logLsn;
   }
 
@@ -152,6 +152,18 @@ export class LinkState implements ChangeTracker, LogHold {
     if (this.#logLsn === null) this.#heldLsn = null;
   }
 
+  /**
+   * The log ends at `lsn` now: what lay above never was (rule K2). The secondary may have had some of that, acknowledged or not, and what it made of it is not
+   * known here: everything is marked.
+   */
+  cutTo(lsn: Lsn): void {
+    if (this.peerId === null) return;
+    this.markAll();
+    this.#baseLsn = Math.min(this.#baseLsn, lsn);
+    if (this.#logLsn !== null) this.#logLsn = Math.min(this.#logLsn, lsn);
+    if (this.#heldLsn !== null) this.#heldLsn = Math.min(this.#heldLsn, lsn);
+  }
+
   noteChanged(volumeIndex: number, regions: readonly RegionIndex[]): void {
     if (this.#logLsn !== null) return;
     for (const region of regions) this.mark(volumeIndex, { first: region, end: region + 1 });
@@ -159,6 +171,11 @@ export class LinkState implements ChangeTracker, LogHold {
 
   noteChangedRun(volumeIndex: number, run: RegionRun): void {
     if (this.#logLsn === null) this.mark(volumeIndex, run);
+  }
+
+  /** They did not come by the log, so that they are in none of the records that the secondary gets. */
+  noteReceived(volumeIndex: number, regions: readonly RegionIndex[]): void {
+    for (const region of regions) this.mark(volumeIndex, { first: region, end: region + 1 });
   }
 
   /** The secondary lacks these regions, whatever comes through the log. */

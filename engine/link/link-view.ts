@@ -48,6 +48,8 @@ export interface LinkFacts {
   readonly problem: { readonly reason: string; readonly refused: boolean } | undefined;
   /** Until the next try to connect; undefined: it is under way. */
   readonly retryInMs: number | undefined;
+  /** Why there is to be no connection now, or undefined. */
+  readonly noSession: string | undefined;
   readonly ageMs: number;
   readonly lagRecords: number | undefined;
   readonly acknowledging: ModeStanding;
@@ -111,7 +113,7 @@ function timeFor(amount: number, perSecond: number | undefined): number | undefi
 function standing(
   state: GroupState,
   link: LinkState,
-  { connection, problem, retryInMs }: LinkFacts,
+  { connection, problem, retryInMs, noSession }: LinkFacts,
 ): Pick<LinkView, 'state' | 'reason' | 'waitsFor'> {
   const { wanted } = link.settings;
   if (wanted === 'paused')
@@ -123,6 +125,8 @@ function standing(
     };
   if (wanted === 'detached')
     return { state: 'detached', reason: 'it is detached', waitsFor: 'resume: what it lacks is copied then' };
+  if (noSession !== undefined)
+    return { state: 'connecting', reason: noSession, waitsFor: 'the end of that: it goes on by itself' };
   if (connection?.peer === undefined) {
     const next =
       retryInMs === undefined

@@ -23,13 +23,14 @@ const LAST_BACK_OFF_MS = 30_000;
 const LIMIT_SHARE = 1 / 2;
 const MOST_SHARE = 3 / 4;
 
-export interface LinkHost extends Pick<ConnectionHost, 'applied' | 'appliedLsn'> {
+export interface LinkHost extends Pick<ConnectionHost, 'feeder' | 'applied' | 'appliedLsn'> {
+  /** Why there is to be no connection now, or undefined. */
+  readonly noSession: () => string | undefined;
   readonly announcement: (link: LinkState) => Announcement;
   readonly connector: PeerConnector;
   /** Name of the group, here. */
   readonly groupName: string;
   readonly otherPeers: (link: LinkState) => readonly { readonly linkName: string; readonly peerId: string }[];
-  readonly begin: (link: LinkState, roundId: string) => ReturnType<ConnectionHost['begin']>;
   readonly end: ConnectionHost['end'];
   readonly beginVerify: (link: LinkState, verifyId: string) => ReturnType<VerifyHost['begin']>;
   /** Age of the oldest record from `lsn` on, in ms; and how many there are. */
@@ -122,6 +123,7 @@ export class Link {
       connection: this.#connection,
       problem: this.#problem,
       retryInMs: this.#retry === undefined ? undefined : Math.max(0, this.#retryAtMs - nowMs),
+      noSession: this.#host.noSession(),
       ageMs: this.#host.ageMs(heldLsn ?? baseLsn),
       lagRecords: this.#host.recordsFrom(logLsn ?? baseLsn),
       acknowledging: this.#state.acknowledgement.standingOf(this),
@@ -156,9 +158,38 @@ export class Link {
     this.check();
   }
 
+  /** What it is fed by is another now, or does something else. */
+  feederChanged(): void {
+    this.#changes.changed();
+    this.poke();
+  }
+
+  /** Ends the connection; resolves when nothing of the link is under way any more. Another one may begin at once, unless `noSession` says otherwise. */
+  async interrupt(why: string): Promise<void> {
+    this.#reconnect(why);
+    await this.#changes.until(() => this.#connection === undefined && this.#overflowing === undefined);
+  }
+
+  /** What is not shipped becomes marks, and the log is let go of. There is no connection meanwhile. Rejects with `disk`. */
+  async letGo(why: string): Promise<void> {
+    if (this.link.heldLsn === null) return;
+    const { appliedLsn } = this.#host;
+    await markUnshipped(this.#state, this.link, {
+      appliedLsn,
+      applied: (lsn) => this.#unlessClosed(this.#host.applied(lsn)),
+    });
+    const regions = this.link.dcm.count;
+    const message = `${why}: what is not shipped is noted as regions, ${regions} in all`;
+    this.tell('overflow', message, { regions });
+    this.#host.freed();
+    this.#host.changed();
+  }
+
   /** Whether it holds more of the log than it may. What that leads to goes on by itself. */
   check(): void {
     if (this.#overflowing !== undefined || this.#closing || this.link.heldLsn === null) return;
+    // What is not applied here is kept in any case.
+    if (this.link.heldLsn > this.#host.appliedLsn() || this.#host.noSession() !== undefined) return;
     const { wanted, onFull } = this.link.settings;
     const why = wanted === 'detached' ? 'it is detached' : this.#excess();
     if (why === undefined) {
@@ -197,24 +228,14 @@ export class Link {
     await this.#changes.until(() => this.#connection === undefined);
     try {
       if (detaches) this.link.settings = { ...this.link.settings, wanted: 'detached' };
-      const { appliedLsn } = this.#host;
-      await markUnshipped(this.#state, this.link, {
-        appliedLsn,
-        applied: (lsn) => this.#unlessClosed(this.#host.applied(lsn)),
-      });
+      await this.letGo(why);
+      if (detaches) this.tell('detached', 'it is detached now, as --on-full says: resume it to go on');
     } catch (error) {
       if (!(error instanceof EngineError)) this.#host.bug(error);
       if (this.#closing) return;
       // A disk refuses: the log is held on, and that is tried again with the next look.
       this.tell('overflow-failed', `${why}, and what it lacks cannot be noted: ${messageOf(error)}`);
-      return;
     }
-    const regions = this.link.dcm.count;
-    const message = `${why}: what is not shipped is noted as regions, ${regions} in all`;
-    this.tell('overflow', message, { regions });
-    if (detaches) this.tell('detached', 'it is detached now, as --on-full says: resume it to go on');
-    this.#host.freed();
-    this.#host.changed();
   }
 
   /** A stalled applier may keep it waiting for as long as it likes, and who closes the link waits for no applier. */
@@ -250,7 +271,7 @@ export class Link {
 
   get #mayConnect(): boolean {
     const isFree = this.#overflowing === undefined && this.#retry === undefined;
-    return isFree && this.link.settings.wanted === 'active';
+    return isFree && this.#host.noSession() === undefined && this.link.settings.wanted === 'active';
   }
 
   async #run(): Promise<void> {
@@ -317,7 +338,6 @@ export class Link {
       ...host,
       announcement: () => host.announcement(this.link),
       otherPeers: () => host.otherPeers(this.link),
-      begin: (roundId) => host.begin(this.link, roundId),
       tell: (what, message, data) => this.tell(what, message, data),
       connected: () => {
         this.#problem = undefined;

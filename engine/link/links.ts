@@ -3,7 +3,6 @@
  * by itself.
  */
 import type { Timer } from '../clock.ts';
-import type { ControlQueue } from '../control-queue.ts';
 import { turnstile } from '../disk/turnstile.ts';
 import { EngineError } from '../errors.ts';
 import { checkLogSize } from '../group-spec.ts';
@@ -11,11 +10,10 @@ import type { GroupState, GroupVolume } from '../group-state.ts';
 import { RegionMap, type RegionRun } from '../map/region-map.ts';
 import { checkName } from '../names.ts';
 import type { OperationView } from '../operations.ts';
-import type { Layer } from '../snapshot/chain.ts';
-import type { Snapshot } from '../snapshot/control-effects.ts';
 import type { RestorePlan } from '../snapshots.ts';
 import { LOG_SECTOR_BYTES, type Lsn } from '../units.ts';
 import { Dcm } from './dcm.ts';
+import type { Feeder } from './feeder.ts';
 import { forecastOf, isCertain, type LinkForecast } from './forecast.ts';
 import { LagMarks } from './lag.ts';
 import { Link, type LinkHost } from './link.ts';
@@ -29,7 +27,7 @@ import {
 } from './link-settings.ts';
 import { type LinkSettings, LinkState } from './link-state.ts';
 import type { LinkView } from './link-view.ts';
-import { type Announcement, type PeerConnector, REPLICATION_PROTOCOL, type ToldSnapshot } from './peer.ts';
+import { type Announcement, type PeerConnector, REPLICATION_PROTOCOL } from './peer.ts';
 import { Rate } from './rate.ts';
 import { RecordCounts } from './record-counts.ts';
 import type { Verification, VerifyOptions } from './verification.ts';
@@ -44,8 +42,7 @@ export interface LinksHost {
   readonly connector: PeerConnector | undefined;
   /** Leaves direct mode if need be; when it resolves, all that was written before is durable. */
   readonly beginLogging: () => Promise<void>;
-  readonly controls: ControlQueue;
-  readonly snapshots: () => readonly Snapshot[];
+  readonly feeder: Feeder;
   /** Resolves once the log is applied beyond the position. */
   readonly applied: (lsn: Lsn) => Promise<void>;
   readonly appliedLsn: () => Lsn;
@@ -68,6 +65,8 @@ export class Links {
   readonly #counts: RecordCounts;
   readonly #loggedBytes = new Rate();
   #loggedLsn: Lsn;
+  /** Why no link is to have a connection for a while. */
+  #suspended: string | undefined;
   #busy = 0;
   #timer: Timer | undefined;
   #closed = false;
@@ -135,6 +134,33 @@ export class Links {
     for (const link of this.#links) link.poke();
   }
 
+  /** What the group is fed by, if anything, does something else now. */
+  feederChanged(): void {
+    for (const link of this.#links) link.feederChanged();
+  }
+
+  /** Ends all connections; none begins until the returned function is called. One call at a time, and in no lane: what they have under way ends first. */
+  async suspend(why: string): Promise<() => void> {
+    this.#suspended = why;
+    await this.interrupt(why);
+    return () => {
+      this.#suspended = undefined;
+      this.feederChanged();
+    };
+  }
+
+  /** Ends all connections. Those that begin then announce the group as it is then. */
+  async interrupt(why: string): Promise<void> {
+    await Promise.all(this.#links.map((link) => link.interrupt(why)));
+  }
+
+  /** No link keeps the log any more: what is not shipped becomes marks, durably (rule K6). While they are suspended. In no lane. Rejects with `disk`. */
+  async letGo(why: string): Promise<void> {
+    await this.#turns(async () => {
+      for (const link of this.#links) await link.letGo(why);
+    });
+  }
+
   #watch(): void {
     if (this.#closed || this.#links.length === 0 || this.#timer !== undefined) return;
     this.#timer = this.#state.clock.after(CHECK_MS, () => {
@@ -194,7 +220,7 @@ export class Links {
     return this.#inTurn(async () => {
       const link = this.#require(name);
       const settings = changed(link.link.settings, changes);
-      checkSettings(settings);
+      this.#checkSettings(settings);
       checkHolding(settings);
       await this.#configure(link, changes);
       return link.view;
@@ -377,8 +403,6 @@ export class Links {
 
   #checkSpec(spec: LinkSpec): void {
     const { record } = this.#state;
-    if (record.role !== 'primary')
-      throw new EngineError('unsupported', 'a secondary has no links: add them on its primary');
     checkName('link', spec.name);
     if (this.#links.some((link) => link.link.settings.name === spec.name))
       throw new EngineError('exists', `there is a link ${spec.name} already: use another name`);
@@ -386,9 +410,16 @@ export class Links {
       throw new EngineError('exists', `there is a link to ${spec.uri} already`);
     if (this.#links.length >= MAX_LINKS)
       throw new EngineError('unavailable', `a group has at most ${MAX_LINKS} links: remove one first`);
-    checkSettings(settingsOf(spec));
+    this.#checkSettings(settingsOf(spec));
     // Restores and the like travel as records (rule L7).
     checkLogSize(record.log.sizeBytes, record.volumes, record.regionBytes);
+  }
+
+  #checkSettings(settings: LinkSettings): void {
+    checkSettings(settings);
+    if (this.#state.record.role === 'primary' || settings.mode === 'async') return;
+    const what = `link ${settings.name}: this node is a secondary, and no client waits for what it passes on: take "async"`;
+    throw new EngineError('invalid', what);
   }
 
   #linkOf(link: LinkState): Link {
@@ -396,11 +427,13 @@ export class Links {
   }
 
   #linkHost(): LinkHost {
-    const { connector, applied, appliedLsn, freed, bug } = this.#host;
+    const { connector, feeder, applied, appliedLsn, freed, bug } = this.#host;
     const { record, clock, acknowledgement } = this.#state;
     return {
       connector: connector ?? nowhere,
       groupName: record.name,
+      feeder,
+      noSession: () => this.#suspended ?? feeder.noSession,
       announcement: (link) => this.#announcement(link),
       applied,
       appliedLsn,
@@ -414,8 +447,7 @@ export class Links {
         this.#state.links.flatMap(({ id, peerId, settings }) =>
           id === link.id || peerId === null ? [] : [{ linkName: settings.name, peerId }],
         ),
-      begin: (link, roundId) => this.#beginRound(link, roundId),
-      beginVerify: (link, verifyId) => this.#image('verify', verifyId, link),
+      beginVerify: (link, verifyId) => feeder.verifyImage(link, verifyId),
       end: (layer) => {
         layer.users--;
         freed();
@@ -434,44 +466,12 @@ export class Links {
       linkId: link.id,
       linkName: link.settings.name,
       memberId: record.memberId,
+      path: this.#host.feeder.path,
       regionBytes: record.regionBytes,
       volumes: record.volumes.map(({ name, sizeBytes }) => ({ name, sizeBytes })),
       durableLsn: log.durableLsn,
-      named: { lsn: record.replica?.horizonLsn ?? log.endLsn, snapshots: this.#told() },
+      named: this.#host.feeder.named,
     };
-  }
-
-  /** The snapshots that all members have, as of the head of the log: its end, or what a secondary shows. */
-  #told(): ToldSnapshot[] {
-    return this.#host.snapshots().flatMap((snapshot) => {
-      const { id, imageId, name, local } = snapshot;
-      if (local || name === null) return [];
-      const detached = snapshot.kind === 'detached' || snapshot.toBeDetached || snapshot.detaching;
-      return [{ id, imageId, name, detached }];
-    });
-  }
-
-  #beginRound(link: LinkState, roundId: string): ReturnType<LinkHost['begin']> {
-    // Of that point of the order: the record comes right behind them.
-    const snapshots = this.#told();
-    return { ...this.#image('round', roundId, link), snapshots };
-  }
-
-  /** Logs a record that makes a layer of no name, which is needed until `end`. Throws where there is no room. */
-  #image(
-    type: 'round' | 'verify',
-    id: string,
-    link: LinkState,
-  ): { readonly lsn: Lsn; readonly layer: Layer } {
-    const createdAt = new Date(this.#state.clock.nowMs()).toISOString();
-    this.#host.check();
-    const { lsn } = this.#host.controls.append({ type, id, linkId: link.id, createdAt });
-    const layer = this.#state.chain.layers.find((candidate) => candidate.id === id);
-    if (layer === undefined) throw new Error('bug: the record of an image makes a layer');
-    layer.users++;
-    // So that it is durable soon; what becomes of that the applier says.
-    void this.#state.log.sync().catch(() => {});
-    return { lsn, layer };
   }
 }
 

@@ -11,6 +11,9 @@ import type { Lsn, RegionIndex } from '../units.ts';
 /** Of this description of what is said. Another one is refused by name at the hand-over. */
 export const REPLICATION_PROTOCOL = 1;
 
+/** Members above one another at most. */
+export const MAX_PATH = 16;
+
 export interface PeerVolume {
   readonly name: string;
   readonly sizeBytes: number;
@@ -41,6 +44,8 @@ export interface Announcement {
   readonly linkName: string;
   /** UUID of the primary's copy of the group. */
   readonly memberId: string;
+  /** UUIDs of the members that feed the primary in their turn, where it is a secondary of another (rule K11), the nearest first; `MAX_PATH` at most. */
+  readonly path: readonly string[];
   readonly regionBytes: number;
   /** In the order of the primary's record: records of the log name them by their place. */
   readonly volumes: readonly PeerVolume[];

@@ -2,7 +2,8 @@
  * One round of a resync (rule K7): the regions that the DCM has are copied from an image of the group at one LSN, at which the secondary holds
  * meanwhile.
  *
- *   1. the shipping of the log ends where the log ends now, and there a control record makes the image: a layer of no name, that the round needs;
+ *   1. the shipping of the log ends where the log ends now, and there a control record makes the image: a layer of no name, that the round needs. A secondary
+ *      that feeds others takes it without a record, where it comes to stand (`feeder.ts`);
  *   2. the secondary is told to apply up to there, and to hold;
  *   3. the barrier here: all records below are marked, and from there on they come through the log, durably in one write;
  *   4. the secondary's log reaches that point, or begins anew there;
@@ -16,9 +17,10 @@ import type { RegionMap } from '../map/region-map.ts';
 import type { Layer } from '../snapshot/chain.ts';
 import { isZero } from '../snapshot/region-copy.ts';
 import { LOG_SECTOR_BYTES, type Lsn, MIB, type RegionIndex } from '../units.ts';
+import type { RoundImage } from './feeder.ts';
 import type { LinkState } from './link-state.ts';
 import { Pace } from './pace.ts';
-import type { PeerSession, PeerState, RegionContent, ToldSnapshot } from './peer.ts';
+import type { PeerSession, PeerState, RegionContent } from './peer.ts';
 import { isFull, type Shipping } from './shipping.ts';
 
 /** Regions that go over in one call, in bytes, or one; and calls under way. */
@@ -33,12 +35,8 @@ const ZERO_REGION_BYTES = 4096;
 const RING_SHARE = 1 / 4;
 
 export interface RoundHost {
-  /** Logs the round's record, at the end of the log; throws where there is no room. The layer is needed from then on, until `end`. */
-  readonly begin: (roundId: string) => {
-    readonly lsn: Lsn;
-    readonly layer: Layer;
-    readonly snapshots: readonly ToldSnapshot[];
-  };
+  /** See `Feeder.begin`. The layer is needed from then on, until `end`. */
+  readonly begin: (roundId: string) => Promise<RoundImage>;
   readonly end: (layer: Layer) => void;
   /** Resolves when the record is durable, and applied. Rejects when the connection is over before. */
   readonly applied: (lsn: Lsn) => Promise<void>;
@@ -68,13 +66,14 @@ export interface RoundParts {
 export async function runRound(parts: RoundParts, restarts: boolean): Promise<boolean> {
   const { state, shipping, host, link, session } = parts;
   const roundId = state.newId();
-  // In one go: nothing from the record on is shipped before the secondary holds there.
-  const { lsn, layer, snapshots } = host.begin(roundId);
   link.roundId = roundId;
-  shipping.limit(lsn);
+  let image: RoundImage | undefined;
   try {
+    // Nothing from its place on is shipped before the secondary holds there.
+    image = await host.begin(roundId);
+    const { lsn, layer, snapshots, isApplied } = image;
     await session.hold(roundId, lsn);
-    await host.applied(lsn);
+    if (!isApplied) await host.applied(lsn);
     if (restarts) {
       const chain = await state.logReader.chainAt(lsn);
       if (chain === undefined) throw new EngineError('corrupt', `the log has no batch at LSN ${lsn}`);
@@ -83,19 +82,19 @@ export async function runRound(parts: RoundParts, restarts: boolean): Promise<bo
       shipping.start(lsn, (await session.state()).logBytes);
     } else await host.shipped(lsn);
     await host.markNeeds(await host.peer((peer) => peer.holding?.roundId === roundId));
-    await new Sender(parts, roundId, lsn, layer).run(link.dcm.beginRound());
+    await new Sender(parts, roundId, layer).run(link.dcm.beginRound());
     await state.lane(() => link.flush());
     const complete = link.dcm.count === 0;
     await session.release(roundId, complete);
     return complete;
   } catch (error) {
     // One that has no room for what a round needs there goes on without it.
-    if (isFull(error)) await session.release(roundId, false);
+    if (image !== undefined && isFull(error)) await session.release(roundId, false);
     throw error;
   } finally {
     link.roundId = undefined;
     link.dcm.endRound();
-    host.end(layer);
+    if (image !== undefined) host.end(image.layer);
     shipping.lift();
   }
 }
@@ -110,7 +109,8 @@ interface Sent {
 class Sender {
   readonly #parts: RoundParts;
   readonly #roundId: string;
-  readonly #lsn: Lsn;
+  /** Where the log ended when it began. */
+  readonly #endLsn: Lsn;
   readonly #layer: Layer;
   readonly #pace: Pace;
   /** Sent, and not durable there for all that is known. */
@@ -120,10 +120,10 @@ class Sender {
   #flight: { readonly bytes: number; readonly done: Promise<void> }[] = [];
   #flightBytes = 0;
 
-  constructor(parts: RoundParts, roundId: string, lsn: Lsn, layer: Layer) {
+  constructor(parts: RoundParts, roundId: string, layer: Layer) {
     this.#parts = parts;
     this.#roundId = roundId;
-    this.#lsn = lsn;
+    this.#endLsn = parts.state.log.endLsn;
     this.#layer = layer;
     this.#pace = new Pace(parts.state.clock);
     this.#syncedAtMs = parts.state.clock.nowMs();
@@ -214,7 +214,7 @@ class Sender {
 
   #isLong(): boolean {
     const { log } = this.#parts.state;
-    return (log.endLsn - this.#lsn) * LOG_SECTOR_BYTES > log.capacityBytes * RING_SHARE;
+    return (log.endLsn - this.#endLsn) * LOG_SECTOR_BYTES > log.capacityBytes * RING_SHARE;
   }
 }
 

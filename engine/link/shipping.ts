@@ -79,6 +79,11 @@ export class Shipping {
     return this.#isCaughtUp;
   }
 
+  /** Up to where the secondary may have the log. */
+  get sentLsn(): Lsn {
+    return this.#sentLsn;
+  }
+
   #lookWhetherCaughtUp(): void {
     this.#isCaughtUp ||=
       (this.#state.log.durableLsn - this.#receivedLsn) * LOG_SECTOR_BYTES <= CAUGHT_UP_BYTES;
@@ -150,8 +155,10 @@ export class Shipping {
 
   async #send(): Promise<void> {
     const lsn = this.#sentLsn;
-    const bytes = await this.#state.logReader.ship(lsn, this.#toLsn, this.#appendBytes);
-    if (this.#stopped) return;
+    const read = await this.#state.logReader.ship(lsn, this.#toLsn, this.#appendBytes);
+    // A round may have set a limit meanwhile.
+    const bytes = read.subarray(0, Math.max(0, this.#limitLsn - lsn) * LOG_SECTOR_BYTES);
+    if (this.#stopped || bytes.length === 0) return;
     this.#sentLsn = lsn + bytes.length / LOG_SECTOR_BYTES;
     this.#flightBytes += bytes.length;
     const append = this.#append(lsn, bytes).finally(() => {

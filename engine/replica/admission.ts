@@ -3,9 +3,9 @@
  * to it join the pending index and the head of the chain, and go to the applier. So what readers see is always the state at the horizon, between two
  * batches, on all volumes; and a start replays to it, and no further.
  *
- * It stops where it has to: at the LSN at which a resync holds; before a restore of which regions are lacking here, until all before it is applied; before a
- * refresh of a snapshot that is not ready for that here; when frozen; for the delay that its operator wants; when the applier is far behind. Nothing that
- * waits is in memory: it is read from the ring.
+ * It stops where it has to: at the LSN at which a resync holds; where a link that this node feeds wants an image (`stops.ts`); before a restore of which
+ * regions are lacking here, until all before it is applied; before a refresh of a snapshot that is not ready for that here; when frozen; for the delay that
+ * its operator wants; when the applier is far behind. Nothing that waits is in memory: it is read from the ring.
  *
  * After a resync of one that applies late the volumes are younger than the delay allows: readers keep the image from before until they are not, and nothing
  * is admitted meanwhile.
@@ -28,6 +28,7 @@ import type { Needs } from './needs.ts';
 import { waitOf } from './refresh-wait.ts';
 import { replicaOf, writeReplica } from './replica-record.ts';
 import type { Resync } from './resync.ts';
+import { RESYNCING, Stops } from './stops.ts';
 import { ToldNames } from './told-names.ts';
 import type { Verifying } from './verifying.ts';
 
@@ -50,6 +51,8 @@ export interface AdmissionHost {
   readonly background: Pick<Background, 'hurry' | 'isStuck' | 'poke'>;
   readonly changed: () => void;
   readonly bug: (error: unknown) => void;
+  /** The links of this node. */
+  readonly fed: () => { interrupt(why: string): Promise<void> };
   /** A nameless layer may go. */
   readonly freed: () => void;
 }
@@ -63,6 +66,7 @@ export class Admission {
   readonly #host: AdmissionHost;
   readonly #reader: LogReader;
   readonly #arrivals = new Arrivals();
+  readonly stops: Stops;
   /** Somebody waits for what has come to be admitted, up to there. */
   #hurryLsn: Lsn = 0;
   #paused = 0;
@@ -99,6 +103,7 @@ export class Admission {
     this.#host = host;
     this.#reader = new LogReader(state.log);
     this.names = new ToldNames(state, effects);
+    this.stops = new Stops(state, effects);
     this.arrived();
   }
 
@@ -173,6 +178,7 @@ export class Admission {
   async close(): Promise<void> {
     this.#closing = true;
     for (const timer of [this.#patience, this.#delay, this.#retry]) timer?.cancel();
+    this.stops.postpone('the group is closing');
     this.poke();
     await this.#running;
   }
@@ -220,6 +226,8 @@ export class Admission {
 
   async #step(): Promise<boolean> {
     if (this.#closing) return false;
+    if (!this.stops.isEmpty && replicaOf(this.#state).resync !== null) this.stops.postpone(RESYNCING);
+    if (this.stops.lsn === this.horizonLsn) return await this.#reachStop();
     const { hold } = this.#resync;
     if (hold?.reached === false && hold.lsn === this.horizonLsn) return await this.#reachHold();
     this.waitsFor = undefined;
@@ -246,6 +254,8 @@ export class Admission {
       return false;
     }
     await this.names.take(gone);
+    // Those below are told at their next hand-over, which is this.
+    void this.#host.fed().interrupt('snapshots that the primary has no more were taken away');
     this.#host.background.poke();
     return true;
   }
@@ -362,6 +372,18 @@ export class Admission {
     return this.#paused === 0 && !frozen && restart === null;
   }
 
+  async #reachStop(): Promise<boolean> {
+    const { horizonLsn } = this;
+    if (!this.#isApplied) {
+      this.#host.applier.hurry();
+      return false;
+    }
+    await this.#host.applier.checkpoint();
+    if (this.#state.checkpointLsn !== horizonLsn) return false;
+    await this.stops.take(horizonLsn);
+    return true;
+  }
+
   /** Up to where may be admitted now. */
   #limit(): Lsn {
     const { log } = this.#state;
@@ -369,7 +391,7 @@ export class Admission {
     const aheadBytes = (horizonLsn - this.#host.applier.appliedLsn) * LOG_SECTOR_BYTES;
     if (!this.#mayAdmit || aheadBytes > MAX_AHEAD_BYTES) return horizonLsn;
     const { hold } = this.#resync;
-    const to = hold === undefined ? log.durableLsn : Math.min(hold.lsn, log.durableLsn);
+    const to = Math.min(hold?.lsn ?? log.durableLsn, log.durableLsn, this.stops.lsn);
     this.#endDelay();
     // There is no delay while readers see the guard.
     if (this.#isUndelayed || resync !== null || to <= horizonLsn) return to;
@@ -400,8 +422,8 @@ export class Admission {
   /** Whether to go on with what there is up to `to`, or to wait for more. */
   #isDue(to: Lsn): boolean {
     const bytes = (to - this.horizonLsn) * LOG_SECTOR_BYTES;
-    const isWanted = this.horizonLsn < this.#hurryLsn || this.wantsRoom || this.#resync.hold !== undefined;
-    if (isWanted || bytes >= ADMIT_BYTES) return true;
+    const isAwaited = this.#resync.hold !== undefined || !this.stops.isEmpty;
+    if (isAwaited || this.horizonLsn < this.#hurryLsn || this.wantsRoom || bytes >= ADMIT_BYTES) return true;
     this.#patience ??= this.#state.clock.after(PATIENCE_MS, () => {
       this.#patience = undefined;
       this.hurry();

@@ -1,7 +1,7 @@
 /** What a secondary makes of a primary that announces itself (rule K2). Pure: it looks, and decides. */
 import { EngineError } from '../errors.ts';
 import type { GroupRecord } from '../group-record.ts';
-import { type Announcement, type PeerVolume, REPLICATION_PROTOCOL } from '../link/peer.ts';
+import { type Announcement, MAX_PATH, type PeerVolume, REPLICATION_PROTOCOL } from '../link/peer.ts';
 
 /** Why the announcement is refused, or undefined. Nothing has been changed for it. */
 export function refusalOf(record: GroupRecord, announced: Announcement): EngineError | undefined {
@@ -16,6 +16,14 @@ export function refusalOf(record: GroupRecord, announced: Announcement): EngineE
   }
   if (announced.memberId === record.memberId)
     return new EngineError('invalid', `group ${name} here is the primary's own: name another node`);
+  if (announced.path.includes(record.memberId)) {
+    const what = `group ${name} here feeds that primary, so that it would go round in a loop: name another node`;
+    return new EngineError('invalid', what);
+  }
+  if (announced.path.length >= MAX_PATH) {
+    const what = `there are ${announced.path.length + 1} nodes above group ${name} here, and ${MAX_PATH} at most pass one on to another: link it to one that is higher up`;
+    return new EngineError('invalid', what);
+  }
   const { upstream } = replica;
   if (upstream !== null && upstream.memberId !== announced.memberId) {
     const what = `group ${name} here takes the writes of another primary, by its link ${upstream.linkName}: remove that link first, and this replica`;

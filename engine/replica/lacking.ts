@@ -98,6 +98,7 @@ export async function restoreLacking(
     await joined.leave();
     throw error;
   }
+  noteOnLinks(state, restore);
   if (replaced.id !== undefined) effects.onGone(replaced.id, undefined);
 }
 
@@ -179,6 +180,15 @@ async function flushChanged(state: GroupState, { lacking }: LackingRestore): Pro
       for (const map of [needed, held] as readonly RegionMapView[])
         for (const run of map.runs()) tracker.noteChangedRun(volume.index, run);
   for (const tracker of state.trackers) await tracker.flush();
+}
+
+/** Those whom this node feeds get the record, and decide for themselves. */
+function noteOnLinks({ links, volumes }: GroupState, { batch, control }: LackingRestore): void {
+  const maps = volumes.map(
+    ({ name }) => control.volumes.find((candidate) => candidate.name === name)?.restoration,
+  );
+  const all = maps.every((map) => map !== undefined) ? maps : undefined;
+  for (const link of links) link.noteRestore(batch.lsn, all);
 }
 
 /** The undo snapshot of before has no name from here on. */

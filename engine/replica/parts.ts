@@ -13,6 +13,15 @@ export interface ReplicaHost extends AdmissionHost {
   readonly isClosing: () => boolean;
   /** Why the group takes no more writes, or undefined. */
   readonly failure: () => string | undefined;
+  /** The links of this node, which pass on what it gets (rule K11). */
+  readonly fed: () => FedLinks;
+}
+
+/** See `Links`, which is that. */
+export interface FedLinks {
+  suspend(why: string): Promise<() => void>;
+  interrupt(why: string): Promise<void>;
+  letGo(why: string): Promise<void>;
 }
 
 /** What the parts of a secondary share. */

@@ -24,6 +24,7 @@ import type { ControlEffects } from '../snapshot/control-effects.ts';
 import type { Lsn, RegionIndex } from '../units.ts';
 import { Admission } from './admission.ts';
 import { refuseInside, takeLocal } from './between-batches.ts';
+import { Cascade } from './cascade.ts';
 import { CatchUp } from './catch-up.ts';
 import { refusalOf } from './hand-over.ts';
 import { LogRestarts } from './log-restart.ts';
@@ -47,6 +48,8 @@ export class Replica implements ReplicaPort {
   readonly #reader: LogReader;
   readonly #catchUp: CatchUp;
   readonly #restarts: LogRestarts;
+  /** As what its own links are fed (rule K11). */
+  readonly feeder: Cascade;
   /** What changes the log, and the hand-over: in the order of the calls. */
   readonly #inTurn = turnstile(1);
 
@@ -72,6 +75,7 @@ export class Replica implements ReplicaPort {
     };
     this.#catchUp = new CatchUp(this.#parts);
     this.#restarts = new LogRestarts(this.#parts, this.#catchUp);
+    this.feeder = new Cascade(this.#parts);
   }
 
   start(): void {
@@ -141,8 +145,7 @@ export class Replica implements ReplicaPort {
       this.#admission.wantsRoom = false;
       try {
         await this.#state.log.sync();
-        // Regions of the session before are written, or will be refused.
-        await this.#state.lane(() => this.#handOver(announced));
+        await this.#handOverWithLinks(announced);
       } catch (error) {
         this.#session.end(session);
         throw error;
@@ -150,6 +153,22 @@ export class Replica implements ReplicaPort {
       this.#admission.poke();
       return { session, state: this.state() };
     });
+  }
+
+  /** What its own links have said and read of this log may not hold any more: then they begin anew (rule K11). */
+  async #handOverWithLinks(announced: Announcement): Promise<void> {
+    const fed = this.#host.fed();
+    const { path } = this.feeder;
+    const isCut = !this.isBlank && this.#state.log.endLsn > announced.durableLsn;
+    const resume = isCut ? await fed.suspend('the log of this node is cut') : () => {};
+    try {
+      // Regions of the session before are written, or will be refused.
+      await this.#state.lane(() => this.#handOver(announced));
+    } finally {
+      resume();
+    }
+    if (path.join() !== this.feeder.path.join())
+      await fed.interrupt('there are other nodes above this one now');
   }
 
   /** In the lane: nothing is admitted meanwhile. */
@@ -160,10 +179,11 @@ export class Replica implements ReplicaPort {
     if (this.isBlank) return;
     await this.#cutTo(announced.durableLsn);
     const { upstream } = replicaOf(this.#state);
-    const { linkId, linkName, memberId } = announced;
-    if (upstream?.linkId === linkId && upstream.linkName === linkName) return;
+    const { linkId, linkName, memberId, path } = announced;
+    const isKnown = upstream?.linkId === linkId && upstream.linkName === linkName;
+    if (isKnown && upstream.path.join() === path.join()) return;
     await writeReplica(this.#state, this.#state.checkpointLsn, {
-      upstream: { linkId, linkName, memberId },
+      upstream: { linkId, linkName, memberId, path },
     });
   }
 
@@ -177,9 +197,15 @@ export class Replica implements ReplicaPort {
     const lsn = chain === undefined ? horizonLsn : durableLsn;
     const crc = chain ?? (await this.#reader.chainAt(horizonLsn));
     if (crc === undefined) throw new Error('bug: no batch ends at the horizon');
+    const { links } = this.#state;
+    for (const link of links) {
+      link.cutTo(lsn);
+      await link.flush();
+    }
     await log.cut(lsn, crc);
     this.#intake.reset();
     this.#admission.cut();
+    if (links.length > 0) await writeReplica(this.#state, this.#state.checkpointLsn, {});
   }
 
   restart(session: number, restart: LogRestart): Promise<void> {

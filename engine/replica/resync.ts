@@ -104,7 +104,8 @@ export class Resync {
     const regions = [...byRegion.keys()].sort((a, b) => a - b);
     await bringForward(state, volume, regions);
     await preserve(state, volume, regions);
-    for (const tracker of state.trackers) tracker.noteChanged(volume.index, regions);
+    // Whom this node feeds gets them in no record (rule K11).
+    for (const tracker of state.trackers) tracker.noteReceived(volume.index, regions);
     let unsynced = this.#unsynced.get(volume.index);
     if (unsynced === undefined) {
       unsynced = new Set();
@@ -153,10 +154,11 @@ export class Resync {
   async sync(): Promise<void> {
     const state = this.#state;
     try {
+      // The marks first: of a region that is there and not marked nobody would know that those whom this node feeds lack it.
+      for (const tracker of state.trackers) await tracker.flush();
       await syncedVolumes(state);
       if (state.volumeLosses !== this.#losses)
         throw new EngineError('disk', 'a sync of a volume has failed since the last one', { errno: 'EIO' });
-      for (const tracker of state.trackers) await tracker.flush();
       for (const volume of state.volumes)
         await this.#needs.clear(volume, [...(this.#unsynced.get(volume.index) ?? [])]);
     } finally {

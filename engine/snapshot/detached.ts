@@ -111,6 +111,10 @@ export class DetachedSnapshot implements DetachedImage, ChangeTracker {
     this.parts[volumeIndex]?.changed.map.mark(run.first, run.end);
   }
 
+  noteReceived(volumeIndex: number, regions: readonly RegionIndex[]): void {
+    this.noteChanged(volumeIndex, regions);
+  }
+
   /** Makes the marks durable. */
   async flush(): Promise<void> {
     for (const { changed } of this.parts) await flushMap(changed);

@@ -90,6 +90,8 @@ export function formatReplica(group: string, replica: ReplicaStatus): string {
   parts.push(
     `LSN end ${replica.endLsn}, durable ${replica.durableLsn}, horizon ${replica.horizonLsn}, applied ${replica.appliedLsn}`,
   );
+  const above = upstream?.path.length ?? 0;
+  if (above > 0) parts.push(`is fed by a secondary, with ${above + 1} nodes above it`);
   if (replica.resyncing)
     parts.push(
       `IS BEING RESYNCED: ${replica.regionsReceived} regions, ${formatSize(replica.bytesReceived)} have come`,

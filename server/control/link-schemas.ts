@@ -78,6 +78,7 @@ export const LinkStatus = Type.Object({
   regionsResynced: Count,
   bytesResynced: Count,
   position: Type.Object({ baseLsn: Count, logLsn: nullable(Count) }),
+  peerId: nullable(Type.String({ description: 'member at the other end, once it was met' })),
   lastRestore: nullable(Type.Object({ lsn: Count, path: RestorePath })),
 });
 export type LinkStatus = Static<typeof LinkStatus>;
@@ -94,8 +95,16 @@ export const LinkForecastView = Type.Object({
 export type LinkForecastView = Static<typeof LinkForecastView>;
 
 export const ReplicaStatus = Type.Object({
+  memberId: Type.String({ description: "of this node's copy of the group" }),
   upstream: nullable(
-    Type.Object({ link: Type.String(), memberId: Type.String() }, { description: 'the link that feeds it' }),
+    Type.Object(
+      {
+        link: Type.String(),
+        memberId: Type.String(),
+        path: Type.Array(Type.String(), { description: 'members that feed that one, the nearest first' }),
+      },
+      { description: 'the link that feeds it' },
+    ),
   ),
   connected: Type.Boolean(),
   frozen: Type.Boolean(),

@@ -5,7 +5,7 @@
 import { type Static, type TSchema, Type } from 'typebox';
 import { EngineError, type EngineErrorCode } from '../../engine/errors.ts';
 import { MAX_VOLUMES_PER_GROUP } from '../../engine/group-spec.ts';
-import { REPLICATION_PROTOCOL } from '../../engine/link/peer.ts';
+import { MAX_PATH, REPLICATION_PROTOCOL } from '../../engine/link/peer.ts';
 import { MIB } from '../../engine/units.ts';
 import { faultOf, hasShape, LogPosition, Nat, orNull, PeerName, RoundId, U32, Uuid } from './shapes.ts';
 
@@ -75,6 +75,7 @@ const AnnouncementShape = Type.Object({
   linkId: Uuid,
   linkName: PeerName,
   memberId: Uuid,
+  path: Type.Array(Uuid, { maxItems: MAX_PATH }),
   regionBytes: Nat,
   volumes: VolumesShape,
   durableLsn: LogPosition,

@@ -130,9 +130,10 @@ export class NbdPeerSession implements PeerSession {
   }
 
   async begin(announcement: Announcement): Promise<PeerState> {
-    const { regionBytes, volumes, named } = announcement;
+    const { path, regionBytes, volumes, named } = announcement;
     const told = {
       ...announcement,
+      path: [...path],
       volumes: [...volumes],
       named: { ...named, snapshots: [...named.snapshots] },
     };

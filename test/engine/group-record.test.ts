@@ -94,7 +94,7 @@ const record: GroupRecord = {
   replica: null,
 };
 const replica: ReplicaRecord = {
-  upstream: { linkId: id(401), linkName: 'paris', memberId: id(400) },
+  upstream: { linkId: id(401), linkName: 'paris', memberId: id(400), path: [id(405)] },
   horizonLsn: 2 ** 53 - 5,
   resync: { guardId: id(404) },
   oldImage: null,

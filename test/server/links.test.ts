@@ -255,14 +255,14 @@ t.test('a secondary: what feeds it, freezing and thawing', async (t) => {
     'status g',
     /group g has not met its primary; shows LSN 32; LSN end 64, durable 64, horizon 32, applied 32\n/,
   );
-  replica.upstream = { linkName: 'far', memberId: 'm' };
+  replica.upstream = { linkName: 'far', memberId: 'm', path: ['p'] };
   replica.applyDelaySeconds = 90;
   replica.told = { ...replica.told, resyncing: true, needs: 3, heldBack: 'it is frozen' };
   await says('freeze g', 'g is frozen\n');
   t.equal(replica.frozen, true);
   await says(
     'status g',
-    /group g takes what link far of member m sends, which is not connected; shows LSN 32; .*; IS BEING RESYNCED: 0 regions, 0 B have come; has asked for regions; is frozen; applies 90 s late; holds back: it is frozen\n/,
+    /group g takes what link far of member m sends, which is not connected; shows LSN 32; .*; is fed by a secondary, with 2 nodes above it; IS BEING RESYNCED: 0 regions, 0 B have come; has asked for regions; is frozen; applies 90 s late; holds back: it is frozen\n/,
   );
   replica.received = { regions: 3, bytes: 3 * 4096 };
   replica.shows = { image: 'guard', lsn: 30, untilMs: undefined };
@@ -276,7 +276,7 @@ t.test('a secondary: what feeds it, freezing and thawing', async (t) => {
   await says('status g', /shows nothing yet;/);
   await says('thaw g', 'g goes on\n');
   t.match((await node.client.group('g')).replica, {
-    upstream: { link: 'far', memberId: 'm' },
+    upstream: { link: 'far', memberId: 'm', path: ['p'] },
     frozen: false,
     needsRegions: true,
     shows: { image: 'nothing', lsn: null, until: null },

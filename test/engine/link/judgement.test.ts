@@ -10,6 +10,7 @@ const own: Announcement = {
   linkId: 'link',
   linkName: 'l',
   memberId: 'primary',
+  path: ['above'],
   regionBytes: 65536,
   volumes: [
     { name: 'a', sizeBytes: 1 << 20 },
@@ -48,6 +49,7 @@ t.test('K2: who can be no secondary of the link is refused by name', (t) => {
   const rows: [Partial<PeerState>, string, RegExp][] = [
     [{ protocol: 2 }, 'protocol', /version 2/],
     [{ memberId: 'primary' }, 'self', /back to this node/],
+    [{ memberId: 'above', role: 'primary' }, 'loop', /feeds this one.*loop/],
     [{ role: 'primary' }, 'role', /--replica/],
     [{ regionBytes: 4096 }, 'volumes', /4096 bytes/],
     [{ volumes: a === undefined ? [] : [a] }, 'volumes', /lacks volume b/],

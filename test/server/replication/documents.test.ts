@@ -24,6 +24,7 @@ const begin: CommandDocument = {
   call: 'begin',
   announcement: {
     ...announcement(),
+    path: [announcement().linkId],
     volumes: [{ name: 'v', sizeBytes: 512 }],
     named: {
       lsn: 64,

@@ -13,6 +13,12 @@ const SMALL_LIMIT = {
 
 const BLOCKING = { ...SMALL_LIMIT, mode: 'sync', onLost: 'block', limitBytes: 0 } as const;
 
+/** A secondary of a secondary, with links that let go of the log soon. */
+const CASCADE = {
+  plan: { secondaries: [SMALL_LIMIT, { ...SMALL_LIMIT, feeder: 1 }] },
+  weights: { pause: 5, resume: 5, check: 20 },
+} as const;
+
 export const LINK_MUTANTS: readonly Mutant[] = [
   {
     name: 'a link ships what is not durable on its primary',
@@ -115,7 +121,7 @@ export const LINK_MUTANTS: readonly Mutant[] = [
     rule: 'K7',
     cluster: true,
     edits: [
-      edit('link/round.ts', 'await new Sender(parts, roundId, lsn, layer).run(link.dcm.beginRound());', ''),
+      edit('link/round.ts', 'await new Sender(parts, roundId, layer).run(link.dcm.beginRound());', ''),
       edit('link/round.ts', 'const complete = link.dcm.count === 0;', 'const complete = true;'),
     ],
     maxRuns: 500,
@@ -211,5 +217,44 @@ export const LINK_MUTANTS: readonly Mutant[] = [
     edits: [edit('replica/replica.ts', 'this.#admission.names.note(announced.named);', '')],
     prefer: { weights: { snapshot: 8, delete: 10, crash: 10, flush: 0 } },
     maxRuns: 3000,
+  },
+  {
+    name: 'regions that a secondary received are not marked for those whom it feeds',
+    rule: 'K11',
+    cluster: true,
+    edits: [
+      edit(
+        'replica/resync.ts',
+        'for (const tracker of state.trackers) tracker.noteReceived(volume.index, regions);',
+        '',
+      ),
+    ],
+    prefer: CASCADE,
+    maxRuns: 1000,
+  },
+  {
+    name: 'a node that is being resynchronised serves a resync',
+    rule: 'K11',
+    cluster: true,
+    edits: [
+      edit(
+        'replica/cascade.ts',
+        'return replicaOf(this.#parts.state).resync === null ? undefined : RESYNCING;',
+        'return undefined;',
+      ),
+      edit('replica/admission.ts', 'this.stops.postpone(RESYNCING);', ''),
+    ],
+    prefer: CASCADE,
+    maxRuns: 3000,
+  },
+  {
+    name: 'a log that begins anew leaves the links that it feeds where they were',
+    rule: 'K11',
+    cluster: true,
+    edits: [
+      edit('replica/log-restart.ts', "await host.fed().letGo('the log of this node begins anew');", ''),
+    ],
+    prefer: CASCADE,
+    maxRuns: 1000,
   },
 ];

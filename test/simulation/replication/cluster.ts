@@ -1,5 +1,7 @@
 /** The nodes of a run, what goes on between them, and what is known of the group: how time passes, who dies and comes back. */
 import type { Group, GroupOptions } from '../../../engine/group.ts';
+import type { LinkView } from '../../../engine/link/link-view.ts';
+import type { Links } from '../../../engine/link/links.ts';
 import type { SnapshotView } from '../../../engine/snapshots.ts';
 import { Random } from '../../fixtures/random.ts';
 import { CELL_BYTES } from '../cells.ts';
@@ -23,6 +25,11 @@ export type Asked =
   | { readonly kind: 'refresh'; readonly id: string }
   | { readonly kind: 'restore'; readonly sourceId: string; readonly volumes: readonly number[] };
 
+export interface FoundLink {
+  readonly links: Links;
+  readonly view: LinkView;
+}
+
 export class Cluster {
   readonly plan: ClusterPlan;
   readonly scheduler: Scheduler;
@@ -45,8 +52,10 @@ export class Cluster {
   readonly acknowledged = new Set<string>();
   /** By node: the last state at which the primary knew that it had everything. */
   readonly completeAt: number[];
-  /** The primary has crashed: its maps of what was ever written are larger than that. */
-  #crashed = false;
+  /** Nodes that have crashed: their maps of what was ever written are larger than that. */
+  readonly #crashed = new Set<number>();
+  /** By node: regions, as `VOLUME/REGION`, that went to the one that feeds it since it had everything: it gets them, too (rule K11). */
+  readonly #owed: readonly Set<string>[];
   /** Nodes that get whatever those maps have, until they had everything once. */
   readonly #loose = new Set<number>();
   /** By node: its link was made. */
@@ -69,6 +78,7 @@ export class Cluster {
       (_, number) => new SimNode(number, this.scheduler, plan.traits, report),
     );
     this.completeAt = this.nodes.map(() => 0);
+    this.#owed = this.nodes.map(() => new Set());
     const cells = plan.volumeSectors.map((sectors) => (sectors * SECTOR_BYTES) / CELL_BYTES);
     this.history = new History(cells, REGION_BYTES / CELL_BYTES, () => this.scheduler.nowMs);
     this.network = new Network(this.scheduler, this.nodes, {
@@ -92,6 +102,21 @@ export class Cluster {
 
   get secondaries(): readonly SimNode[] {
     return this.nodes.slice(1);
+  }
+
+  /** Number of the node that feeds it. */
+  feederOf(number: number): number {
+    return this.plan.secondaries[number - 1]?.feeder ?? 0;
+  }
+
+  #fedBy(number: number): readonly SimNode[] {
+    return this.secondaries.filter((node) => this.feederOf(node.number) === number);
+  }
+
+  /** All links of all nodes that run. */
+  links(): readonly FoundLink[] {
+    const groups = this.nodes.flatMap(({ group }) => (group === undefined ? [] : [group]));
+    return groups.flatMap(({ links }) => links.views().map((view) => ({ links, view })));
   }
 
   /** The primary's group, while it runs. */
@@ -138,10 +163,13 @@ export class Cluster {
   /** Rule: a region that nothing has touched since its secondary had everything is not moved (invariants 5 and 6). */
   #sawRegions(node: number, volumeName: string, regions: readonly number[]): void {
     this.regionsMoved += regions.length;
+    for (const { number } of this.#fedBy(node))
+      for (const region of regions) this.#owed[number]?.add(`${volumeName}/${region}`);
     if (this.#loose.has(node)) return;
     const volume = Number(volumeName.slice(1));
     const may = this.history.touchedSince(this.completeAt[node] ?? 0)[volume];
-    const extra = regions.find((region) => may?.has(region) !== true);
+    const isOwed = (region: number) => this.#owed[node]?.has(`${volumeName}/${region}`) === true;
+    const extra = regions.find((region) => may?.has(region) !== true && !isOwed(region));
     this.note(() => `regions ${regions.join(' ')} of ${volumeName} go to node ${node}`);
     if (extra === undefined) return;
     const what = `region ${extra} of ${volumeName} went to node ${node}, and nothing has touched it since that had everything`;
@@ -151,7 +179,7 @@ export class Cluster {
   /** The link to that node is about to be made. */
   join(node: number): void {
     this.joined.add(node);
-    if (this.#crashed) this.#loose.add(node);
+    if (this.#crashed.has(this.feederOf(node))) this.#loose.add(node);
   }
 
   // Time.
@@ -190,9 +218,8 @@ export class Cluster {
 
   /** Where everybody stands, for people. */
   describe(): string {
-    const links = this.group?.links.views() ?? [];
-    const shown = links.map(
-      ({ name, mode, state, reason, acknowledging, dcmRegions, lagBytes }) =>
+    const shown = this.links().map(
+      ({ view: { name, mode, state, reason, acknowledging, dcmRegions, lagBytes } }) =>
         `${name} ${mode} ${state} (${reason ?? acknowledging.reason ?? '-'}), ${dcmRegions} regions, ${lagBytes} bytes, ${acknowledging.heldRequests} held`,
     );
     const peers = this.secondaries.map((node) => {
@@ -225,10 +252,9 @@ export class Cluster {
     node.die(power);
     this.network.died(number);
     // How far its secondaries are it knows as of its last record only.
-    if (number === 0) {
-      this.completeAt.fill(0);
-      this.#crashed = true;
-    }
+    if (number === 0) this.completeAt.fill(0);
+    for (const fed of this.#fedBy(number)) this.completeAt[fed.number] = 0;
+    this.#crashed.add(number);
     this.#down.set(number, down);
   }
 
@@ -282,23 +308,21 @@ export class Cluster {
       if (known !== undefined) known.name = view.name;
       else this.#sawSnapshot(view);
     }
-    for (const [index, view] of group.links.views().entries()) {
-      const node = this.nodes[this.#nodeOf(view.name, index)];
+    for (const { view } of this.links()) {
+      const node = this.nodes[Number(view.name.slice(1))];
       const isEqual = view.state === 'streaming' && view.dcmRegions === 0 && view.lagBytes === 0;
       if (node === undefined || !isEqual || !this.#hasApplied(node, group.log.endLsn)) continue;
+      // What is on its way to its feeder comes to it afterwards.
+      if (this.nodes[this.feederOf(node.number)]?.port?.state().resyncing === true) continue;
       this.completeAt[node.number] = history.now;
       this.#loose.delete(node.number);
+      this.#owed[node.number]?.clear();
     }
   }
 
   #hasApplied(node: SimNode, endLsn: number): boolean {
     const state = node.port?.state();
     return state !== undefined && state.appliedLsn >= endLsn && !state.resyncing && state.needs === 0;
-  }
-
-  #nodeOf(linkName: string, index: number): number {
-    const number = Number(linkName.slice(1));
-    return Number.isInteger(number) ? number : index + 1;
   }
 
   #sawSnapshot(view: SnapshotView): void {

@@ -97,7 +97,21 @@ export function generateCluster(
     ...one,
     logBytes: Math.max(one.logBytes, plan.logBytes / 2),
   }));
-  return { ...plan, secondaries: fitting };
+  return { ...plan, secondaries: prefer.plan?.secondaries === undefined ? cascaded(seed, fitting) : fitting };
+}
+
+/** Some are fed by others among them. What else is drawn is the same with and without. */
+function cascaded(seed: number, secondaries: readonly SecondaryPlan[]): readonly SecondaryPlan[] {
+  const random = new Random((seed ^ 0x11) >>> 0);
+  const all: SecondaryPlan[] = [];
+  for (const own of secondaries) {
+    const feeder = random.below(all.length + 1);
+    const above = all[feeder - 1];
+    // What a secondary's log has in one piece may take all of it.
+    if (above === undefined) all.push(own);
+    else all.push({ ...own, feeder, mode: 'async', logBytes: Math.max(own.logBytes, above.logBytes) });
+  }
+  return all;
 }
 
 /** Half of the runs have links of other modes than `async`, and some that change them. From numbers of their own, so that all else stays as it is without them. */

@@ -52,6 +52,8 @@ export interface SecondaryPlan {
   /** After how many operations its link is made. */
   readonly joinsAt: number;
   readonly applyDelaySeconds: number;
+  /** Number of the secondary that feeds it (rule K11), one that comes before it; absent: the primary. */
+  readonly feeder?: number;
 }
 
 export interface ClusterPlan extends PlanBase {

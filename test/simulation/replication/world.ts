@@ -42,6 +42,8 @@ export class ClusterWorld {
       cluster.throwIfWrong();
       await cluster.steps(operation.steps);
     }
+    cluster.healAll();
+    await cluster.until('all groups', () => cluster.nodes.every((node) => node.group !== undefined));
     await this.#join(Number.POSITIVE_INFINITY);
     await this.#finish();
   }
@@ -54,10 +56,14 @@ export class ClusterWorld {
       { joinsAt, mode, onLost = 'go-on', onFull, limitBytes, rateBytesPerSecond },
     ] of cluster.plan.secondaries.entries()) {
       const number = at + 1;
-      const { group } = cluster;
+      const feeder = cluster.feederOf(number);
+      const group = cluster.nodes[feeder]?.group;
       if (joinsAt > index || cluster.joined.has(number) || group === undefined) continue;
+      if (feeder !== 0 && !cluster.joined.has(feeder)) continue;
       cluster.join(number);
-      const settings = { mode, onLost, onFull, limitBytes, rateBytesPerSecond };
+      // Nobody waits for whom a secondary feeds.
+      const acknowledging = feeder === 0 ? { mode, onLost } : {};
+      const settings = { ...acknowledging, onFull, limitBytes, rateBytesPerSecond };
       const spec = { name: `n${number}`, uri: `sim:${number}`, ...settings };
       cluster.note(() => `link ${spec.name} is made: ${JSON.stringify(spec)}`);
       const written = group.mode === 'direct' ? cluster.history.now : 0;
@@ -328,10 +334,10 @@ export class ClusterWorld {
   }
 
   async #pauseOrResume(op: 'pause' | 'resume', pick: number): Promise<void> {
-    const { links } = this.cluster.group ?? {};
-    const views = links?.views() ?? [];
-    const view = views[pick % Math.max(1, views.length)];
-    if (links === undefined || view === undefined) return;
+    const all = this.cluster.links();
+    const found = all[pick % Math.max(1, all.length)];
+    if (found === undefined) return;
+    const { links, view } = found;
     await this.#ended(`${op} ${view.name}`, links[op](view.name));
   }
 
@@ -472,18 +478,20 @@ export class ClusterWorld {
     // A secondary that stands may be what a link waits for, and with it the operator.
     if (cluster.group?.volumes.get('v0')?.holdsReplies === true) await this.#thawAll();
     await cluster.until('an end of what the operator asked', () => cluster.controls === 0);
-    const { links } = cluster.group ?? {};
-    if (links === undefined) return;
     await this.#thawAll();
     const isEqual = (): boolean => {
       const end = cluster.group?.log.endLsn ?? Number.POSITIVE_INFINITY;
-      const streaming = links.views().every((view) => view.state === 'streaming' && view.dcmRegions === 0);
+      const streaming = cluster
+        .links()
+        .every(({ view }) => view.state === 'streaming' && view.dcmRegions === 0);
       return streaming && [...cluster.joined].every((number) => this.#hasAll(number, end));
     };
     // A link may be detached again while it catches up, where that is its policy.
-    const stopped = () => links.views().filter(({ state }) => state === 'paused' || state === 'detached');
+    const stopped = () =>
+      cluster.links().filter(({ view: { state } }) => state === 'paused' || state === 'detached');
     do {
-      for (const { name } of stopped()) await this.#ended(`resume ${name}`, links.resume(name));
+      for (const { links, view } of stopped())
+        await this.#ended(`resume ${view.name}`, links.resume(view.name));
       await cluster.until('that all secondaries have everything', () => isEqual() || stopped().length > 0);
     } while (stopped().length > 0);
     for (const number of cluster.joined) await this.#checkEqual(number);
