@@ -3,6 +3,7 @@
  * is asked how it stands, and rounds of a resync run while it lacks regions (`round.ts`).
  */
 import { Condition } from '../condition.ts';
+import { turnstile } from '../disk/turnstile.ts';
 import { EngineError } from '../errors.ts';
 import type { GroupState } from '../group-state.ts';
 import { LOG_SECTOR_BYTES, type Lsn } from '../units.ts';
@@ -64,6 +65,9 @@ export class Connection {
   /** Its log has to begin anew. */
   #restarts = false;
   #round = false;
+  #isSending = false;
+  /** What is asked for is marked by one after the other. */
+  readonly #marking = turnstile(1);
   /** What keeps it from going on. */
   #obstacle: string | undefined;
   #fullReason: string | undefined;
@@ -183,8 +187,10 @@ export class Connection {
     const own = this.#host.announcement();
     const judge = (said: PeerState) =>
       judgePeer(own, this.#host.otherPeers(), said) ?? judgeLog(this.#host.feeder.leastRingBytes, said);
-    this.#refuseIf(judge(await this.#session.state()));
-    const peer = await this.#within(HAND_OVER_TIMEOUT_MS, () => this.#session.begin(own));
+    const before = await this.#session.state();
+    this.#refuseIf(judge(before));
+    const announcement = { ...own, handOvers: before.handOvers };
+    const peer = await this.#within(HAND_OVER_TIMEOUT_MS, () => this.#session.begin(announcement));
     this.#refuseIf(judge(peer));
     const { logFloorLsn, logReader } = this.#state;
     const isKept = peer.endLsn >= logFloorLsn && peer.endLsn <= own.durableLsn;
@@ -251,7 +257,8 @@ export class Connection {
       this.#peer = peer;
       this.#link.closeRestores(peer.appliedLsn);
       this.#noteRestore(peer);
-      await this.#markNeeds(peer);
+      // A round has asked for all that there was before it; what is said while it sends them is of before, and would be copied again.
+      if (!this.#isSending) await this.#markNeeds(peer);
     });
     this.#changes.changed();
     this.#host.changed();
@@ -272,7 +279,11 @@ export class Connection {
    * Rule K10: what the secondary asks for joins the DCM, and comes with the next round. A round asks `again`: a restore by reference may have taken marks away
    * that it still asks for ([0072]).
    */
-  async #markNeeds(peer: PeerState, again = false): Promise<void> {
+  #markNeeds(peer: PeerState, again = false): Promise<void> {
+    return this.#marking(() => this.#markNeedsNow(peer, again));
+  }
+
+  async #markNeedsNow(peer: PeerState, again: boolean): Promise<void> {
     if (peer.needs === this.#needs && !again) return;
     if (peer.needs > 0) {
       for (const volume of this.#state.volumes)
@@ -371,16 +382,17 @@ export class Connection {
     const host = this.#roundHost();
     if (this.#restarts)
       await markUnshipped(this.#state, this.#link, { ...host, appliedLsn: this.#host.appliedLsn });
-    const complete = await runRound(
-      {
-        state: this.#state,
-        link: this.#link,
-        session: this.#session,
-        shipping: this.shipping,
-        host,
-      },
-      this.#restarts,
-    );
+    const parts = {
+      state: this.#state,
+      link: this.#link,
+      session: this.#session,
+      shipping: this.shipping,
+      host,
+    };
+    this.#isSending = true;
+    const complete = await runRound(parts, this.#restarts).finally(() => {
+      this.#isSending = false;
+    });
     await this.#ask();
     if (!complete || this.#isRoundNeeded) return;
     await this.#endPermission();

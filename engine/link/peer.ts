@@ -56,6 +56,8 @@ export interface Announcement {
    * record of a deletion may have been lost (rule S4).
    */
   readonly named: { readonly lsn: Lsn; readonly snapshots: readonly ToldSnapshot[] };
+  /** `PeerState.handOvers`, as the secondary said it just before. One that comes late, when there was another in between, is refused. */
+  readonly handOvers?: number;
 }
 
 /** What a secondary says of itself. Asked for at the hand-over, and again and again while the link is up. */
@@ -64,6 +66,8 @@ export interface PeerState {
   readonly memberId: string;
   readonly role: 'primary' | 'secondary';
   readonly name: string;
+  /** How many hand-overs its process has taken. */
+  readonly handOvers: number;
   /** null: it never met a primary. */
   readonly origin: LogOrigin | null;
   readonly regionBytes: number;

@@ -4,7 +4,7 @@
  */
 import type { GroupState, GroupVolume } from '../group-state.ts';
 import type { RegionRun } from '../map/region-map.ts';
-import { createMap, type MapOnDisk, openMap } from '../snapshot/detached.ts';
+import { changeMap, createMap, type MapOnDisk, openMap } from '../snapshot/detached.ts';
 import type { RegionIndex } from '../units.ts';
 import { replicaOf } from './replica-record.ts';
 
@@ -61,7 +61,7 @@ export class Needs {
   async add(volume: GroupVolume, runs: readonly RegionRun[]): Promise<void> {
     const found = this.#maps.get(volume.index);
     if (found !== undefined) {
-      await forgiving(found, () => found.map.setRuns(runs));
+      await changeMap(found.disk, () => found.map.setRuns(runs));
       return;
     }
     const map = await createMap(this.#state, needsName(volume), this.#state.regionCount(volume), runs);
@@ -71,7 +71,7 @@ export class Needs {
   /** These have come, durably. In the lane. */
   async clear(volume: GroupVolume, regions: readonly RegionIndex[]): Promise<void> {
     const found = this.#maps.get(volume.index);
-    if (found !== undefined) await forgiving(found, () => found.map.clear(regions));
+    if (found !== undefined) await changeMap(found.disk, () => found.map.clear(regions));
   }
 
   /** The record names none any more: they go. */
@@ -85,15 +85,5 @@ export class Needs {
   async close(): Promise<void> {
     for (const { disk } of this.#maps.values()) await disk.close();
     this.#maps.clear();
-  }
-}
-
-/** The map writes all that counts again at the next try (rule L6). */
-async function forgiving({ disk }: MapOnDisk, change: () => Promise<void>): Promise<void> {
-  try {
-    await change();
-  } catch (error) {
-    disk.forgive();
-    throw error;
   }
 }

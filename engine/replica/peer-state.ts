@@ -1,11 +1,12 @@
 /** A secondary as it tells its primary's link, and people, about itself. */
-import { type PeerState, REPLICATION_PROTOCOL } from '../link/peer.ts';
+import type { GroupRecord, ReplicaRecord } from '../group-record.ts';
+import { type LogOrigin, type PeerState, REPLICATION_PROTOCOL } from '../link/peer.ts';
 import type { Lsn } from '../units.ts';
 import type { ReplicaParts } from './parts.ts';
 import { replicaOf } from './replica-record.ts';
 
 export function peerStateOf(parts: ReplicaParts): PeerState {
-  const { state, effects, needs, host, resync, admission, verifying } = parts;
+  const { state, effects, needs, host, resync, admission, session, verifying } = parts;
   const { record, log } = state;
   const replica = replicaOf(state);
   const { hold } = resync;
@@ -14,7 +15,8 @@ export function peerStateOf(parts: ReplicaParts): PeerState {
     memberId: record.memberId,
     role: record.role,
     name: record.name,
-    origin: replica.upstream === null ? null : { groupId: record.id, generation: record.generation },
+    handOvers: session.handOvers,
+    origin: replica.upstream === null ? null : originOf(record, replica),
     regionBytes: record.regionBytes,
     volumes: record.volumes.map(({ name, sizeBytes }) => ({ name, sizeBytes })),
     logBytes: log.capacityBytes,
@@ -34,6 +36,13 @@ export function peerStateOf(parts: ReplicaParts): PeerState {
       .map(({ id, imageId, name, lsn }) => ({ id, imageId, name: name ?? '', lsn })),
     ...(verifying.view === undefined ? {} : { verifying: verifying.view }),
   };
+}
+
+/** A restart of the log that is not carried through yet is, at the next hand-over at the latest. */
+function originOf({ id, generation }: GroupRecord, { restart }: ReplicaRecord): LogOrigin {
+  return restart === null
+    ? { groupId: id, generation }
+    : { groupId: restart.groupId, generation: restart.generation };
 }
 
 /** Why what is there is not applied, or undefined. */

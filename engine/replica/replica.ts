@@ -135,6 +135,7 @@ export class Replica implements ReplicaPort {
   begin(announced: Announcement): Promise<{ readonly session: number; readonly state: PeerState }> {
     return this.#inTurn(async () => {
       this.#session.checkOpen();
+      this.#session.checkTimely(announced);
       await this.#state.lane(() => this.#restarts.finish());
       const refusal = refusalOf(this.#state.record, announced);
       if (refusal !== undefined) throw refusal;

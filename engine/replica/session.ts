@@ -8,6 +8,8 @@ export class Session {
   readonly #isClosing: () => boolean;
   #number = 0;
   #announced: Announcement | undefined;
+  /** How many have begun. */
+  handOvers = 0;
 
   constructor(state: GroupState, isClosing: () => boolean) {
     this.#state = state;
@@ -22,7 +24,17 @@ export class Session {
   /** Returns its number. */
   begin(announced: Announcement): number {
     this.#announced = announced;
+    this.handOvers++;
     return ++this.#number;
+  }
+
+  /**
+   * What a primary said a while ago may come when it has begun anew since, over another connection: its end of the log is an old one then. Throws
+   * `unavailable`.
+   */
+  checkTimely({ handOvers }: Announcement): void {
+    if (handOvers === undefined || handOvers === this.handOvers) return;
+    throw new EngineError('unavailable', 'this hand-over comes late: there was another one in between');
   }
 
   /** Whether it was the one that is open. */

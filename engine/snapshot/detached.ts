@@ -152,9 +152,14 @@ export function detachedMapName(
 }
 
 /** Flushes a map whose marks are all written again at the next try, when this one fails (rule L6). */
-export async function flushMap({ disk, map }: MapOnDisk): Promise<void> {
+export function flushMap({ disk, map }: MapOnDisk): Promise<void> {
+  return changeMap(disk, () => map.flush());
+}
+
+/** Changes a map on that disk. When it fails it is tried again, and writes again all that counts (rule L6). */
+export async function changeMap(disk: Disk, change: () => Promise<void>): Promise<void> {
   try {
-    await map.flush();
+    await change();
   } catch (error) {
     disk.forgive();
     throw error;

@@ -12,6 +12,7 @@ import { assert, EngineError } from '../errors.ts';
 import type { GroupState, GroupVolume } from '../group-state.ts';
 import type { RegionIndex } from '../units.ts';
 import type { RestoreNode } from './chain.ts';
+import { changeMap } from './detached.ts';
 import { preserve } from './preserve.ts';
 import { eachRegion, isZero, readRegion } from './region-copy.ts';
 
@@ -36,15 +37,15 @@ async function materialise(
   volume: GroupVolume,
   regions: readonly RegionIndex[],
 ): Promise<void> {
-  const durable = restore.parts[volume.index]?.durable;
-  assert(durable !== undefined, 'an applied restore has its map on disk');
+  const { durable, disk } = restore.parts[volume.index] ?? {};
+  assert(durable !== undefined && disk !== undefined, 'an applied restore has its map on disk');
   await preserve(state, volume, regions, state.chain.nodes.indexOf(restore));
   const losses = state.volumeLosses;
   await eachRegion(state, regions, (region) => bring(state, restore, volume, region));
   await state.syncVolumes();
   if (state.volumeLosses !== losses)
     throw new EngineError('disk', `volume ${volume.name}: a sync failed meanwhile`, { errno: 'EIO' });
-  await durable.clear(regions);
+  await changeMap(disk, () => durable.clear(regions));
   state.counters.regionsRestored += regions.length;
 }
 

@@ -7,7 +7,7 @@ import type { GroupState, GroupVolume } from '../group-state.ts';
 import type { RegionIndex } from '../units.ts';
 import type { Layer } from './chain.ts';
 import { restorationMap } from './changes.ts';
-import { createMap, type DetachedSnapshot, detachedMapName, type MapOnDisk } from './detached.ts';
+import { changeMap, createMap, type DetachedSnapshot, detachedMapName, type MapOnDisk } from './detached.ts';
 import { addRegions, eachRegion, putRegion, readRegion, syncStore } from './region-copy.ts';
 
 /** Regions copied in a step: so long others wait for the lane. */
@@ -112,7 +112,7 @@ export async function refreshRegions(
   await syncStore(part.copied);
   await addRegions(part.copied, due);
   await part.modified?.remove(due);
-  await toCome.map.clear(due);
+  await changeMap(toCome.disk, () => toCome.map.clear(due));
 }
 
 /** Everything is copied: the layer is needed no more. In the lane. */

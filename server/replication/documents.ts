@@ -39,6 +39,7 @@ export const PeerStateShape = Type.Object({
   memberId: Uuid,
   role: Type.Union([Type.Literal('primary'), Type.Literal('secondary')]),
   name: PeerName,
+  handOvers: Nat,
   origin: orNull(LogOriginShape),
   regionBytes: Nat,
   volumes: VolumesShape,
@@ -80,6 +81,7 @@ const AnnouncementShape = Type.Object({
   volumes: VolumesShape,
   durableLsn: LogPosition,
   named: Type.Object({ lsn: LogPosition, snapshots: ToldSnapshotsShape }),
+  handOvers: Type.Optional(Nat),
 });
 
 const LogRestartShape = Type.Object({

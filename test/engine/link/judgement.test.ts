@@ -38,6 +38,7 @@ const peer: PeerState = {
   needs: 0,
   restoredByReferenceLsn: null,
   isShort: false,
+  handOvers: 0,
   heldBack: null,
   snapshots: [],
 };

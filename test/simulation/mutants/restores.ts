@@ -109,8 +109,8 @@ export const RESTORE_MUTANTS: readonly Mutant[] = [
       edit(MATERIALISE, 'await state.syncVolumes();', ''),
       edit(
         MATERIALISE,
-        'await durable.clear(regions);',
-        'await durable.clear(regions);\n  await state.syncVolumes();',
+        'await changeMap(disk, () => durable.clear(regions));',
+        'await changeMap(disk, () => durable.clear(regions));\n  await state.syncVolumes();',
       ),
     ],
     ops: WITH_CRASHES,
