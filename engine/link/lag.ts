@@ -26,7 +26,8 @@ export class LagMarks {
 
   /** Nobody asks about what lies below it any more. */
   forget(lsn: Lsn): void {
-    while ((this.#marks[0]?.lsn ?? lsn + 1) <= lsn) this.#marks.shift();
+    for (let first = this.#marks[0]; first !== undefined && first.lsn <= lsn; first = this.#marks[0])
+      this.#marks.shift();
     if (this.#marks.length === 0) this.#spacingMs = SPACING_MS;
   }
 
