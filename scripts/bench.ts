@@ -3,6 +3,8 @@
  *        scripts/bench --snapshots [--parts A,B] [--rounds N] [--seconds S] [--size-mib N] [--fresh-rounds N] [--fresh-seconds S]
  *                      [--fresh-size-mib N] [--folder DIR] [--no-save]
  *        scripts/bench --instants [--rounds N] [--changes N] [--folder DIR] [--no-save]
+ *        scripts/bench --links [--parts writes,backlog] [--rounds N] [--seconds S] [--size-mib N] [--log-mib N] [--backlog-mib N]
+ *                      [--folder DIR] [--no-save]
  *        scripts/bench --memory [--no-save]
  *
  * Each round gives every server the same load in turn, and starts with another server than the round before, so that
@@ -16,6 +18,7 @@ import { parseArgs } from 'node:util';
 import { CELLS, type Cell, PEER_NAMES, type PeerName } from './lib/bench-cells.ts';
 import { type Measurement, measure } from './lib/bench-fio.ts';
 import { benchInstants, instantsTable } from './lib/bench-instants.ts';
+import { benchLinks, LINK_PARTS, type LinkPart, linkTable } from './lib/bench-links.ts';
 import { measureMemory, memoryTable } from './lib/bench-memory.ts';
 import { type Peer, startPeer, versions, warm } from './lib/bench-peers.ts';
 import { describeCommit, describeMachine, type Result, summarise, table } from './lib/bench-report.ts';
@@ -36,10 +39,13 @@ interface Settings {
   readonly freshSeconds: number;
   readonly freshSizeBytes: number;
   readonly changes: number;
+  readonly linkParts: readonly LinkPart[];
+  readonly logBytes: number;
+  readonly backlogBytes: number;
   readonly save: boolean;
 }
 
-type Kind = 'throughput' | 'snapshots' | 'instants' | 'memory';
+type Kind = 'throughput' | 'snapshots' | 'instants' | 'links' | 'memory';
 
 class UsageError extends Error {}
 
@@ -59,10 +65,14 @@ function readSettings(): Settings {
       'fresh-size-mib': { type: 'string', default: '4096' },
       instants: { type: 'boolean', default: false },
       changes: { type: 'string', default: '50000' },
+      links: { type: 'boolean', default: false },
+      'log-mib': { type: 'string', default: '256' },
+      'backlog-mib': { type: 'string', default: '512' },
       memory: { type: 'boolean', default: false },
       'no-save': { type: 'boolean', default: false },
     },
   });
+  const kind = kindOf(values);
   return {
     rounds: positive('--rounds', values.rounds),
     seconds: positive('--seconds', values.seconds),
@@ -70,8 +80,11 @@ function readSettings(): Settings {
     cells: pick('--cells', values.cells, CELLS, (cell) => cell.name),
     peers: pick('--peers', values.peers, PEER_NAMES, (name) => name),
     folder: values.folder,
-    kind: kindOf(values),
-    parts: pick('--parts', values.parts, PARTS, (part) => part),
+    kind,
+    parts: pick('--parts', kind === 'links' ? undefined : values.parts, PARTS, (part) => part),
+    linkParts: pick('--parts', kind === 'links' ? values.parts : undefined, LINK_PARTS, (part) => part),
+    logBytes: positive('--log-mib', values['log-mib']) * 1024 * 1024,
+    backlogBytes: positive('--backlog-mib', values['backlog-mib']) * 1024 * 1024,
     freshRounds: positive('--fresh-rounds', values['fresh-rounds']),
     freshSeconds: positive('--fresh-seconds', values['fresh-seconds']),
     freshSizeBytes: positive('--fresh-size-mib', values['fresh-size-mib']) * 1024 * 1024,
@@ -80,8 +93,8 @@ function readSettings(): Settings {
   };
 }
 
-function kindOf(values: { snapshots: boolean; instants: boolean; memory: boolean }): Kind {
-  const asked = (['snapshots', 'instants', 'memory'] as const).filter((kind) => values[kind]);
+function kindOf(values: Readonly<Record<Exclude<Kind, 'throughput'>, boolean>>): Kind {
+  const asked = (['snapshots', 'instants', 'links', 'memory'] as const).filter((kind) => values[kind]);
   if (asked.length > 1) throw new UsageError(`one of --${asked.join(' and --')}`);
   return asked[0] ?? 'throughput';
 }
@@ -172,6 +185,14 @@ async function runInstants({ rounds, changes }: Settings, folder: string): Promi
   return { kind: 'instants', rounds, changes, versions: await versions([]), ...result };
 }
 
+async function runLinks(settings: Settings, folder: string): Promise<object> {
+  const { linkParts: parts, rounds, seconds, sizeBytes, logBytes, backlogBytes } = settings;
+  const asked = { parts, rounds, seconds, sizeBytes, logBytes, backlogBytes };
+  const result = await benchLinks({ ...asked, folder });
+  console.log(linkTable(result));
+  return { kind: 'links', ...asked, versions: await versions(['qemu-nbd']), ...result };
+}
+
 function runKind(settings: Settings, folder: string): Promise<object> {
   switch (settings.kind) {
     case 'throughput':
@@ -180,6 +201,8 @@ function runKind(settings: Settings, folder: string): Promise<object> {
       return runSnapshots(settings, folder);
     case 'instants':
       return runInstants(settings, folder);
+    case 'links':
+      return runLinks(settings, folder);
     case 'memory':
       return runMemory(folder);
   }

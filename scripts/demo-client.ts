@@ -1,18 +1,24 @@
 /**
- * What the demo needs of an NBD client, for machines that have none installed.
+ * What the demo needs of an NBD client, for machines that have none installed; and what it asks of its two nodes.
  *
  * Usage: demo-client info URI | trim URI OFFSET LENGTH | fill URI OFFSET LENGTH | copy-in FILE URI | copy-out URI FILE
+ *        demo-client follow SOCKET SOCKET | traffic SOCKET
  *
- * Offsets and lengths are sizes as the command line of tidemark has them: `4M`.
+ * Offsets and lengths are sizes as the command line of tidemark has them: `4M`. `follow` waits until the second node shows all that the first one has;
+ * `traffic` prints the bytes that the first link of the first group has carried. Both take control sockets.
  */
 import { type FileHandle, open } from 'node:fs/promises';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { BASE_ALLOCATION, NBD_STATE_HOLE, NBD_STATE_ZERO } from '../protocol/constants.ts';
+import { ControlClient } from '../server/control/client.ts';
+import type { GroupStatus } from '../server/control/schemas.ts';
 import { NbdClient } from '../server/nbd-client.ts';
 import { parseSize } from '../server/sizes.ts';
 
 const CHUNK_BYTES = 1024 * 1024;
 /** Block status is asked for in steps that any server takes. */
 const STATUS_STEP_BYTES = 1024 * CHUNK_BYTES;
+const FOLLOW_LOOK_MS = 20;
 
 async function withClient(uri: string | undefined, use: (client: NbdClient) => Promise<void>): Promise<void> {
   if (uri === undefined) throw new Error('which URI?');
@@ -99,6 +105,38 @@ async function copyOut(client: NbdClient, file: FileHandle): Promise<void> {
   }
 }
 
+async function groupOf(socket: string | undefined): Promise<GroupStatus> {
+  if (socket === undefined) throw new Error('which node?');
+  const node = new ControlClient(socket);
+  try {
+    const [group] = (await node.status()).groups;
+    if (group === undefined) throw new Error('the node has no group');
+    return group;
+  } finally {
+    node.close();
+  }
+}
+
+async function follow(primary: string | undefined, secondary: string | undefined): Promise<void> {
+  for (;;) {
+    const here = await groupOf(primary);
+    const there = await groupOf(secondary);
+    const [link] = here.links;
+    if (link?.state === 'failed') throw new Error(`the link has failed: ${link.reason}`);
+    const isLinked = link?.state === 'streaming' && link.dcmRegions === 0;
+    const isWhole = there.replica?.resyncing === false && !there.replica.needsRegions;
+    const endLsn = here.log?.endLsn ?? Number.POSITIVE_INFINITY;
+    const isApplied = [here, there].every(({ log }) => log !== null && log.appliedLsn >= endLsn);
+    if (isLinked && isWhole && isApplied) return;
+    await sleep(FOLLOW_LOOK_MS);
+  }
+}
+
+async function traffic(socket: string | undefined): Promise<void> {
+  const [link] = (await groupOf(socket)).links;
+  console.log((link?.bytesShipped ?? 0) + (link?.bytesResynced ?? 0));
+}
+
 function size(text: string | undefined): number {
   if (text === undefined) throw new Error('which range?');
   return parseSize(text);
@@ -116,6 +154,10 @@ async function main([command, first, second, third]: readonly string[]): Promise
       return withFile(first, 'r', (file) => withClient(second, (client) => copyIn(client, file)));
     case 'copy-out':
       return withFile(second, 'w', (file) => withClient(first, (client) => copyOut(client, file)));
+    case 'follow':
+      return follow(first, second);
+    case 'traffic':
+      return traffic(first);
     default:
       throw new Error(`no command ${command}`);
   }

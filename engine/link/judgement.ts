@@ -43,9 +43,15 @@ export function judgePeer(
 }
 
 function judgeVolumes(own: Announcement, peer: PeerState): Refusal | undefined {
-  const refuse = (reason: string): Refusal => ({ issue: 'volumes', reason });
+  const refuse = (reason: string, how = 'with the volumes of this group'): Refusal => ({
+    issue: 'volumes',
+    reason: `${reason}: create it there ${how}`,
+  });
   if (peer.regionBytes !== own.regionBytes)
-    return refuse(`its regions have ${peer.regionBytes} bytes, and have to have ${own.regionBytes}`);
+    return refuse(
+      `its regions have ${peer.regionBytes} bytes, and have to have ${own.regionBytes}`,
+      `with --region-size ${own.regionBytes}`,
+    );
   // Records name volumes by their place, so that the order matters.
   for (let index = 0; index < Math.max(own.volumes.length, peer.volumes.length); index++) {
     const [here, there] = [own.volumes[index], peer.volumes[index]];
@@ -61,7 +67,7 @@ function judgeVolumes(own: Announcement, peer: PeerState): Refusal | undefined {
   return undefined;
 }
 
-function judgeOrigin(own: Announcement, { name, origin }: PeerState): Refusal | undefined {
+function judgeOrigin(own: Announcement, { name, origin, horizonLsn }: PeerState): Refusal | undefined {
   if (origin === null) return undefined;
   if (origin.groupId !== own.origin.groupId)
     return {
@@ -69,10 +75,11 @@ function judgeOrigin(own: Announcement, { name, origin }: PeerState): Refusal | 
       reason: `${name} there is a replica of another group: delete it there, and create it anew`,
     };
   if (origin.generation.id !== own.origin.generation.id)
-    return {
-      issue: 'roles',
-      reason: `its log is of generation ${origin.generation.number}, and this one's of ${own.origin.generation.number}: they have gone different ways`,
-    };
+    return diverged(
+      `its log is of generation ${origin.generation.number}, and this one of ${own.origin.generation.number}`,
+    );
+  if (horizonLsn > own.durableLsn)
+    return diverged(`it shows records up to LSN ${horizonLsn}, and this log ends at ${own.durableLsn}`);
   return undefined;
 }
 
@@ -131,6 +138,7 @@ function restart(lost: string | undefined): Verdict {
   return { kind: 'restart', lost };
 }
 
-function diverged(reason: string): Verdict {
-  return { kind: 'refused', issue: 'roles', reason: `diverged: ${reason}` };
+function diverged(what: string): { readonly kind: 'refused' } & Refusal {
+  const reason = `diverged: ${what}: delete the replica there and create it anew to have it follow this group; what only it has goes with that`;
+  return { kind: 'refused', issue: 'roles', reason };
 }

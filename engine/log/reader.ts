@@ -86,33 +86,49 @@ export class LogReader {
   async #read(from: Lsn, to: Lsn, maxBytes: number): Promise<Found> {
     const { ring, tailLsn, writtenLsn } = this.#log;
     assert(from >= tailLsn && from <= to && to <= writtenLsn, 'what is read is in the ring');
-    let sectors = Math.min(to - from, Math.max(1, Math.floor(maxBytes / LOG_SECTOR_BYTES)));
+    const mostBytes = (to - from) * LOG_SECTOR_BYTES;
+    const askedBytes = Math.max(1, Math.floor(maxBytes / LOG_SECTOR_BYTES)) * LOG_SECTOR_BYTES;
+    let wantedBytes = Math.min(mostBytes, askedBytes);
+    let bytes: Buffer = Buffer.alloc(0);
     for (let most = Number.POSITIVE_INFINITY; ; most = 1) {
-      const bytes = Buffer.allocUnsafe(sectors * LOG_SECTOR_BYTES);
-      await ring.read(from, 0, bytes, 0, bytes.length);
-      const headers = this.#whole(bytes, from, most);
+      const grown = Buffer.allocUnsafe(wantedBytes);
+      const known = bytes.copy(grown);
+      await ring.read(from, known, grown, known, wantedBytes - known);
+      bytes = grown;
+      const { headers, nextBytes } = this.#whole(bytes, from, most);
       const last = headers.at(-1);
-      if (last !== undefined || sectors === 0) {
+      if (last !== undefined || wantedBytes === 0) {
         const endLsn = last === undefined ? from : last.lsn + last.sectors;
         return { bytes: bytes.subarray(0, (endLsn - from) * LOG_SECTOR_BYTES), headers };
       }
-      if (sectors === to - from) throw damaged(from);
-      // The first is longer than was asked for.
-      sectors = Math.min(to - from, sectors + MAX_BATCH_BYTES / LOG_SECTOR_BYTES);
+      if (wantedBytes === mostBytes) throw damaged(from);
+      // The first is longer than was asked for, and says by how much: no more than that is read.
+      wantedBytes = Math.min(mostBytes, nextBytes);
     }
   }
 
-  /** The headers of what is whole in `bytes`: all batches, or so many, a control record being one. Throws `corrupt`. */
-  #whole(bytes: Buffer, from: Lsn, most: number): FoundHeader[] {
+  /**
+   * The headers of what is whole in `bytes`: all batches, or so many, a control record being one; and how much has to be read for more. Of a control record
+   * in several batches only the next one's header says that: twice as much, until it is there. Throws `corrupt`.
+   */
+  #whole(
+    bytes: Buffer,
+    from: Lsn,
+    most: number,
+  ): { readonly headers: readonly FoundHeader[]; readonly nextBytes: number } {
     const reader = new HeaderReader(this.#log.identity);
     const headers: FoundHeader[] = [];
     let whole = 0;
+    let nextBytes = 2 * bytes.length;
     for (let at = 0, units = 0; at < bytes.length && units < most; ) {
       const lsn = from + at / LOG_SECTOR_BYTES;
       const header = reader.read(bytes, at, lsn);
       if (header === undefined) throw damaged(lsn);
       const end = at + header.sectors * LOG_SECTOR_BYTES;
-      if (end > bytes.length) break;
+      if (end > bytes.length) {
+        nextBytes = end;
+        break;
+      }
       if (!isBodyIntact(bytes, at, header)) throw damaged(lsn);
       headers.push(header);
       if (!header.more) {
@@ -121,7 +137,7 @@ export class LogReader {
       }
       at = end;
     }
-    return headers.slice(0, whole);
+    return { headers: headers.slice(0, whole), nextBytes };
   }
 }
 

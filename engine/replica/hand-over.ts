@@ -31,7 +31,10 @@ export function refusalOf(record: GroupRecord, announced: Announcement): EngineE
   }
   const unlike = differenceOf(record, announced);
   if (unlike !== undefined)
-    return new EngineError('invalid', `group ${name} here is of another shape: ${unlike}`);
+    return new EngineError(
+      'invalid',
+      `group ${name} here is of another shape: ${unlike}: create it as the primary's is`,
+    );
   return upstream === null ? undefined : strangeOrigin(record, announced);
 }
 
@@ -47,14 +50,18 @@ function differenceOf(record: GroupRecord, announced: Announcement): string | un
 
 function strangeOrigin(record: GroupRecord, { origin, durableLsn }: Announcement): EngineError | undefined {
   const { name, generation, replica } = record;
+  const todo = 'delete it here and create it anew to have it follow that primary';
   if (origin.groupId !== record.id)
-    return new EngineError('invalid', `group ${name} here is a replica of another group of that name`);
+    return new EngineError(
+      'invalid',
+      `group ${name} here is a replica of another group of that name: ${todo}`,
+    );
   if (origin.generation.number !== generation.number || origin.generation.id !== generation.id) {
-    const what = `the log of the primary is of generation ${origin.generation.number}, and that of group ${name} here of ${generation.number}: their histories differ`;
+    const what = `the log of the primary is of generation ${origin.generation.number}, and that of group ${name} here of ${generation.number}: their histories differ: ${todo}`;
     return new EngineError('unavailable', what);
   }
   if (replica !== null && replica.horizonLsn > durableLsn) {
-    const what = `group ${name} here has applied up to LSN ${replica.horizonLsn}, and the log of the primary ends at ${durableLsn}: they have diverged`;
+    const what = `group ${name} here has applied up to LSN ${replica.horizonLsn}, and the log of the primary ends at ${durableLsn}: they have diverged: ${todo}`;
     return new EngineError('unavailable', what);
   }
   return undefined;

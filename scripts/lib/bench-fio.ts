@@ -2,6 +2,8 @@ import { readFile, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { mustRun } from './command.ts';
 
+const DEFAULT_RAMP_SECONDS = 0.5;
+
 export interface FioLoad {
   readonly pattern: 'randread' | 'randwrite' | 'read' | 'write';
   readonly blockBytes: number;
@@ -18,6 +20,10 @@ export interface Measurement {
   /** Mean completion latency. */
   readonly latencyUs: number;
   readonly latencyP99Us: number;
+  /** CPU seconds that fio itself took for each second of the load. */
+  readonly cpuShare: number;
+  /** What it ran before that is not in the figures. */
+  readonly rampSeconds: number;
 }
 
 interface FioSide {
@@ -26,7 +32,14 @@ interface FioSide {
 }
 
 interface FioReport {
-  readonly jobs: readonly { readonly read: FioSide; readonly write: FioSide; readonly error: number }[];
+  readonly jobs: readonly {
+    readonly read: FioSide;
+    readonly write: FioSide;
+    readonly error: number;
+    /** In percent of one processor. */
+    readonly usr_cpu: number;
+    readonly sys_cpu: number;
+  }[];
 }
 
 /**
@@ -42,6 +55,7 @@ export async function measure(
   folder: string,
 ): Promise<Measurement> {
   const output = join(folder, 'fio.json');
+  const rampSeconds = load.rampSeconds ?? DEFAULT_RAMP_SECONDS;
   await mustRun('fio', [
     '--name=bench',
     '--ioengine=nbd',
@@ -52,7 +66,7 @@ export async function measure(
     `--size=${sizeBytes}`,
     '--time_based=1',
     `--runtime=${seconds}`,
-    `--ramp_time=${load.rampSeconds ?? 0.5}`,
+    `--ramp_time=${rampSeconds}`,
     ...(load.flushEach === true ? ['--fsync=1'] : []),
     '--norandommap=1',
     `--randseed=${seed}`,
@@ -70,5 +84,7 @@ export async function measure(
     iops: side.iops,
     latencyUs: side.clat_ns.mean / 1000,
     latencyP99Us: (side.clat_ns.percentile?.['99.000000'] ?? Number.NaN) / 1000,
+    cpuShare: (job.usr_cpu + job.sys_cpu) / 100,
+    rampSeconds,
   };
 }

@@ -17,6 +17,8 @@ export interface Peer<Name extends string = PeerName> {
   readonly uri: string;
   /** What it serves. */
   readonly file: string;
+  /** Of its process. */
+  readonly pid: number;
   stop(): Promise<void>;
 }
 
@@ -58,6 +60,7 @@ async function startTidemark(folder: string, file: string, sizeBytes: number): P
     name: 'tidemark',
     uri: node.uri('bench/disk'),
     file,
+    pid: node.pid,
     stop: async () => {
       await node.stop();
     },
@@ -82,6 +85,7 @@ export async function startServer<Name extends string>(
     name,
     uri: `nbd+unix:///?socket=${socket}`,
     file,
+    pid: Number((await readFile(pidPath, 'utf8')).trim()),
     stop: async () => {
       const ended = once(child, 'exit');
       child.kill('SIGTERM');

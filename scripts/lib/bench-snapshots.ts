@@ -106,7 +106,7 @@ const freshOverlay: Setup = ({ folder, sizeBytes }) =>
   OverlaySubject.start('qcow2-fresh', folder, sizeBytes, true);
 
 /** A volume with snapshots, of which the newest has preserved every region. */
-async function preserved(
+export async function preserved(
   name: string,
   folder: string,
   sizeBytes: number,

@@ -11,7 +11,7 @@ import { generator } from './random.ts';
 import { ServedNode } from './served-node.ts';
 
 const MEBIBYTE_BYTES = 1024 * 1024;
-const GROUP = 'bench';
+export const GROUP = 'bench';
 const EXPORT = `${GROUP}/disk`;
 /** A group that is not done with its background work by then does not get done: that is a finding, not a measurement. */
 const SETTLE_LIMIT_MS = 600_000;
@@ -37,6 +37,8 @@ export interface NodeSubjectOptions {
   readonly logBytes?: number;
   /** A volume that takes no space before it is written; else it is written in full. */
   readonly sparse?: boolean;
+  /** It takes writes from a primary only. */
+  readonly replica?: boolean;
 }
 
 /** A node of its own with one group of one volume. */
@@ -68,6 +70,7 @@ export class NodeSubject implements Subject {
         name: GROUP,
         volumes: [{ name: 'disk', size: options.sizeBytes, ...where }],
         ...(options.logBytes === undefined ? {} : { logSize: options.logBytes }),
+        ...(options.replica === true ? { replica: {} } : {}),
       });
       return subject;
     } catch (error) {

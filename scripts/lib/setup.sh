@@ -4,7 +4,7 @@
 # program -> Debian package
 declare -A debian_package=(
   [fio]=fio [nbdkit]=nbdkit [qemu-img]=qemu-utils [qemu-system-x86_64]=qemu-system-x86
-  [nbdinfo]=libnbd-bin [nbdfuse]=libnbd-bin [fusermount3]=fuse3 [nbd-client]=nbd-client
+  [nbdinfo]=libnbd-bin [nbdcopy]=libnbd-bin [nbdfuse]=libnbd-bin [fusermount3]=fuse3 [nbd-client]=nbd-client
   [busybox]=busybox-static [cpio]=cpio [mkfs.ext4]=e2fsprogs [sqlite3]=sqlite3 [zstd]=zstd [modprobe]=kmod
   [g++]=g++ [make]=make [python3]=python3
 )

@@ -1,7 +1,7 @@
 # shellcheck shell=bash
 # What scripts/demo tells its story with. Expects $folder, $uri, $keep and $TIDEMARK_STATE.
 
-node_pid=
+node_pids=()
 device=
 mounted=false
 
@@ -12,14 +12,14 @@ chapter() { printf '\n%s-- %s%s\n' "$bold" "$*" "$plain"; }
 say() { printf '%s\n' "$*"; }
 have() { command -v "$1" > /dev/null; }
 
-# Prints a command as one would type it, then runs it. The temporary folder is shown as "." in both.
+# Prints a command as one would type it, then runs it. The temporary folder is shown as "." in both; a column of a table keeps its width.
 show() {
-  local word line='$'
+  local word line='$' pad=${folder//?/ }
   for word in "$@"; do
     if [[ $word == *[\ ?\&]* ]]; then line+=" '$word'"; else line+=" $word"; fi
   done
   printf '%s\n' "${line//$folder/.}"
-  "$@" 2>&1 | sed "s|$folder|.|g"
+  "$@" 2>&1 | sed -e "s|\(nbd[^ ]*\)$folder\([^ ]*\)  |\1.\2${pad:1}  |" -e "s|$folder|.|g"
 }
 
 # As `show`, of a command that has to be refused.
@@ -48,19 +48,38 @@ demo_client() { node dist/scripts/demo-client.js "$@"; }
 
 newer_sources() { find protocol engine server scripts -name '*.ts' -newer dist/server/main.js -print -quit; }
 
-# Starts the node in a session of its own, so that Ctrl-C ends the story and not the node under it.
+# Starts a node over the folder of that name, in a session of its own, so that Ctrl-C ends the story and not the node under it.
 start_node() {
-  printf '$ tidemark serve --state ./state &\n'
-  setsid node dist/server/launch.cjs serve > "$folder/ready" 2> "$folder/log" < /dev/null &
-  node_pid=$!
-  until [[ -s $folder/ready ]]; do
-    if ! kill -0 "$node_pid" 2> /dev/null; then
-      cat "$folder/log" >&2
+  local name=$1 pid
+  printf '$ tidemark serve --state ./%s &\n' "$name"
+  setsid node dist/server/launch.cjs serve --state "$folder/$name" > "$folder/$name.ready" 2> "$folder/$name.log" < /dev/null &
+  pid=$!
+  node_pids+=("$pid")
+  until [[ -s $folder/$name.ready ]]; do
+    if ! kill -0 "$pid" 2> /dev/null; then
+      cat "$folder/$name.log" >&2
       exit 1
     fi
     sleep 0.1
   done
-  sed "s|$folder|.|g" "$folder/ready"
+  sed "s|$folder|.|g" "$folder/$name.ready"
+}
+
+# Waits until B shows all that A has.
+follow() { demo_client follow "$folder/a/control.sock" "$folder/b/control.sock"; }
+
+# What the link has carried so far: the log, and regions; in bytes.
+traffic() { demo_client traffic "$folder/a/control.sock"; }
+
+remember_traffic() { traffic_before=$(traffic); }
+
+say_traffic() { say "$(($(traffic) - traffic_before)) bytes have travelled $1."; }
+
+say_summary() {
+  local total
+  total=$(traffic)
+  say "Byte for byte. The link has carried $((total / 1048576)) MiB in all: the first 64, and what was written since. The restores are in that, each of which"
+  say 'would have cost another 64 MiB with a full copy of what there is, and 256 MiB with one of the volume.'
 }
 
 # With the tools that are here: libnbd's, else QEMU's, else our own client.
@@ -128,7 +147,6 @@ kernel_device() {
   show mount "$device" "$folder/mnt"
   mounted=true
   show ls -l "$folder/mnt"
-  if $keep; then return; fi
   show umount "$folder/mnt"
   mounted=false
   show tidemark detach "$device"
@@ -138,31 +156,32 @@ kernel_device() {
 what_next() {
   chapter 'It goes on running. What you can type next:'
   cat << END
-  export TIDEMARK_STATE=$TIDEMARK_STATE
+  export TIDEMARK_STATE=$folder/a
   alias tidemark='node $PWD/dist/server/launch.cjs'
   tidemark status --watch
   tidemark snapshot create demo@now
   tidemark diff demo/disk@before @now
+  tidemark link pause demo b
   tidemark events --follow
+  tidemark status --state $folder/b
   nbdinfo '$uri'
   mkdir $folder/mnt-fuse && nbdfuse $folder/mnt-fuse/disk.img '$uri' &    # a file that is the volume
   qemu-system-x86_64 -drive file='$uri',format=raw
 END
   say 'And to end it:'
-  if [[ -n $device ]]; then say "  umount $folder/mnt; tidemark detach $device"; fi
   say "  fusermount3 -u $folder/mnt-fuse    # if nbdfuse runs"
-  say "  kill $node_pid; tail --pid=$node_pid -f /dev/null; rm -r $folder"
+  say "  kill ${node_pids[*]}; $(printf 'tail --pid=%s -f /dev/null; ' "${node_pids[@]}")rm -r $folder"
 }
 
 clean_up() {
-  local status=$?
+  local status=$? pid
   if $keep && [[ $status -eq 0 ]]; then return; fi
   if $mounted; then umount "$folder/mnt" || true; fi
   if [[ -n $device ]]; then tidemark detach "$device" || true; fi
-  if [[ -n $node_pid ]]; then
-    kill "$node_pid" 2> /dev/null || true
+  for pid in "${node_pids[@]}"; do kill "$pid" 2> /dev/null || true; done
+  for pid in "${node_pids[@]}"; do
     # Longer than any clean stop takes; then the folder goes all the same.
-    timeout 30 tail --pid="$node_pid" -f /dev/null || kill -KILL "$node_pid" || true
-  fi
+    timeout 30 tail --pid="$pid" -f /dev/null || kill -KILL "$pid" || true
+  done
   rm -rf "$folder"
 }

@@ -1,8 +1,9 @@
 import { EngineError } from '../../engine/errors.ts';
 import type { PeerConnector, PeerSession } from '../../engine/link/peer.ts';
 import { parseUri } from '../uris.ts';
+import { withAdvice } from './advice.ts';
 import { NbdPeerSession, type SessionTimes } from './nbd-peer-session.ts';
-import { addressOf } from './peer-connection.ts';
+import { addressOf, type PeerAddress } from './peer-connection.ts';
 
 const DEFAULT_TIMES: SessionTimes = { connectMs: 10_000, silenceMs: 30_000 };
 
@@ -22,12 +23,14 @@ export class NbdPeerConnector implements PeerConnector {
 
   /** `groupName`: of the group there, unless the URI names one. */
   async connect(uri: string, groupName: string, linkId: string): Promise<PeerSession> {
+    let address: PeerAddress | undefined;
     try {
-      const address = addressOf(parseUri(uri), groupName, await this.#secretOf(linkId));
+      address = addressOf(parseUri(uri), groupName, await this.#secretOf(linkId));
       return await NbdPeerSession.open(address, this.#times);
     } catch (error) {
-      if (!(error instanceof EngineError) || error.code === 'unavailable') throw error;
-      throw new EngineError('unavailable', error.message, { cause: error });
+      if (!(error instanceof EngineError)) throw error;
+      const message = address === undefined ? error.message : withAdvice(error, address.group);
+      throw new EngineError('unavailable', message, { cause: error });
     }
   }
 }

@@ -170,7 +170,7 @@ export class ReplicationExports {
     const port = group.replica;
     if (port === undefined)
       return refused(
-        `group ${group.name} of this node takes nothing from another: make it there with tidemark create --replica`,
+        `group ${group.name} of this node is a primary, and takes nothing from another: lead the link to a replica of its group, made on another node with tidemark create --replica`,
       );
     const made = this.#deviceOf(name.target, group, port, client);
     if (typeof made === 'string') return refused(made);

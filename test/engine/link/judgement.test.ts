@@ -62,7 +62,12 @@ t.test('K2: who can be no secondary of the link is refused by name', (t) => {
     [{ volumes: own.volumes.map(({ name }) => ({ name, sizeBytes: 512 })) }, 'volumes', /512 bytes/],
     [{ volumes: [...own.volumes, { name: 'c', sizeBytes: 512 }] }, 'volumes', /volume c more/],
     [{ origin: { ...own.origin, groupId: 'other' } }, 'group', /another group/],
-    [{ origin: { ...own.origin, generation: { ...generation, id: 'other' } } }, 'roles', /different ways/],
+    [
+      { origin: { ...own.origin, generation: { ...generation, id: 'other' } } },
+      'roles',
+      /generation 1, .*delete the replica/,
+    ],
+    [{ horizonLsn: 101 }, 'roles', /^diverged: it shows records up to LSN 101, .*delete the replica/],
   ];
   for (const [changes, issue, reason] of rows) {
     const refusal = judgePeer(own, [], { ...peer, ...changes });

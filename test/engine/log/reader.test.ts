@@ -55,6 +55,27 @@ t.test('it ships whole batches, as many as fit or one; and what it ships is deco
   }
 });
 
+t.test('a batch that is longer than was asked for costs its own bytes, and no more', async (t) => {
+  const bench = await LogBench.make({ ringBytes: 1024 * KIB });
+  const log = await bench.openForWriting();
+  for (let index = 0; index < 4; index++) {
+    append(log, 60 * KIB, index);
+    log.writeOut();
+    await log.sync();
+  }
+  let readBytes = 0;
+  const { ring } = log;
+  const read = ring.read.bind(ring);
+  ring.read = (...range) => {
+    readBytes += range[4];
+    return read(...range);
+  };
+  const reader = new LogReader(log);
+  const bytes = await reader.ship(log.tailLsn, log.writtenLsn, 60 * KIB);
+  t.ok(bytes.length > 60 * KIB && bytes.length < 62 * KIB, `${bytes.length} bytes`);
+  t.equal(readBytes, bytes.length);
+});
+
 t.test('decoded batches have their records and control payloads', async (t) => {
   const bench = await LogBench.make();
   const log = await bench.openForWriting();
