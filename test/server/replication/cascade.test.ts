@@ -157,7 +157,7 @@ t.test('every node of a cascade says what is above and below; loops are refused'
   t.match(await refusal(last, last), /leads back to this node/);
   t.match(
     await refusal(middle, first),
-    /takes nothing from another: make it there with tidemark create --replica/,
+    /is a primary, .*: lead the link to a replica of its group/,
   );
   t.match(await refusal(first, last), /takes the writes of another primary, by its link down/);
   await put(first, 'q----');
