@@ -155,10 +155,7 @@ t.test('every node of a cascade says what is above and below; loops are refused'
   };
   t.match(await refusal(last, middle), /feeds this one.*in a loop/);
   t.match(await refusal(last, last), /leads back to this node/);
-  t.match(
-    await refusal(middle, first),
-    /is a primary, .*: lead the link to a replica of its group/,
-  );
+  t.match(await refusal(middle, first), /is a primary, .*: lead the link to a replica of its group/);
   t.match(await refusal(first, last), /takes the writes of another primary, by its link down/);
   await put(first, 'q----');
   await untilEqual([first, middle, last]);
