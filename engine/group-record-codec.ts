@@ -241,8 +241,34 @@ export function decodeRecord(payload: string, version: number): GroupRecord {
     if (!isVersion2(json)) throw senseless('its fields are not those of version 2');
     return withNames({ ...(json as Version2Json), ...alone((json as Version2Json).id) });
   }
-  if (!isVersion3(json)) throw senseless('its fields are not those of version 3');
-  return withNames(json as RecordJson);
+  const whole = completed(json);
+  if (!isVersion3(whole)) throw senseless('its fields are not those of version 3');
+  return withNames(whole as RecordJson);
+}
+
+/** What version 3 got later, as it is for one who never heard of it. */
+const LINK_SINCE = { resync: 'auto', resyncAllowed: false, orderedOnly: false };
+const REPLICA_SINCE = { oldImage: null };
+const UPSTREAM_SINCE = { path: [] };
+
+function completed(json: unknown): unknown {
+  if (!isRecord(json)) return json;
+  const { links, replica } = json;
+  return {
+    ...json,
+    links: Array.isArray(links) ? links.map((link) => since(LINK_SINCE, link)) : links,
+    replica: isRecord(replica)
+      ? since(REPLICA_SINCE, { ...replica, upstream: since(UPSTREAM_SINCE, replica['upstream']) })
+      : replica,
+  };
+}
+
+function since(later: object, value: unknown): unknown {
+  return isRecord(value) ? { ...later, ...value } : value;
+}
+
+function isRecord(value: unknown): value is Readonly<Record<string, unknown>> {
+  return typeof value === 'object' && value !== null && !Array.isArray(value);
 }
 
 /** What fields that are in order each by itself cannot say together. */
