@@ -74,6 +74,7 @@ async function measurePending(stateFolder: string, snapshots: number): Promise<M
       }),
       looks.run(),
     ]);
+    await untilApplied(control);
     const what = `${snapshots === 1 ? 'a snapshot' : `${snapshots} snapshots`}, 64 connections x 64 x 4 KiB, writes`;
     const peakMib = (await node.peakResidentBytes()) / MEBIBYTE_BYTES;
     return [
@@ -88,6 +89,15 @@ async function measurePending(stateFolder: string, snapshots: number): Promise<M
   } finally {
     control.close();
     await node.stop();
+  }
+}
+
+/** A node that stops applies all that it has logged, which would not end within what a stop is given. */
+async function untilApplied(control: ControlClient): Promise<void> {
+  for (;;) {
+    const { log } = await control.group('bench');
+    if (log === null || log.appliedLsn === log.endLsn) return;
+    await sleep(LOOK_MS);
   }
 }
 
